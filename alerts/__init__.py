@@ -1,0 +1,1 @@
+"""What people are told: the one list of metrics with their meaning and remedy."""

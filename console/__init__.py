@@ -1,0 +1,1 @@
+"""The analysts' web console and the JSON API."""

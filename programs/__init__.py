@@ -1,0 +1,1 @@
+"""The loyalty programme as pure functions: earning, caps, tiers, campaigns, rewards and expiry."""

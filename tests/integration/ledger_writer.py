@@ -1,0 +1,110 @@
+"""Writes to a real ledger the way the pipeline does: through lock, plan and write, with inbox and decision rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from ledger.holds import Resolution, Resolved, resolve
+from ledger.ids import IdBlocks
+from ledger.movement import Movement, Result
+from ledger.posting import plan
+from ledger.programs import advance_clock, create_program, ledger_now, load_programs
+from ledger.store import lock_accounts, write
+
+START_MS = 1_700_000_000_000
+
+_EVENT = text("""
+INSERT INTO event_inbox (source, event_id, log_id, topic, part, "offset", received_at, payload_hash)
+VALUES (:source, :event_id, 'log', 'points.events', 0, :id, now(), '')""")
+
+_DECISION = text("""
+INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, event, reasons,
+                      occurred_at, observed_at, decided_at, log_id, topic, part, "offset")
+VALUES (:id, :source, :event_id, :program, :account, :kind, :points, :outcome, :code, '{}', '[]', now(), now(), now(),
+        'log', 'points.events', 0, :id)""")
+
+_OUTCOMES = {"posted": "approve", "held": "hold"}
+
+
+class Writer:
+    """A small pipeline over one database: `move` posts a batch in one transaction, `end` resolves holds in one."""
+
+    def __init__(self, engine: Engine, program: str = "north", mode: str = "simulation") -> None:
+        """Create the programme; a simulation's clock starts at START_MS."""
+        self.engine = engine
+        self.ids = IdBlocks()
+        self.program = program
+        with engine.begin() as conn:
+            create_program(conn, program, mode)  # type: ignore[arg-type]  # one of the two modes
+            advance_clock(conn, program, START_MS)
+
+    def move(self, *asked: Mapping[str, Any], now_ms: int = START_MS) -> list[Result]:
+        """Decide and write movements given as keyword arguments of Movement, in one transaction."""
+        with self.engine.begin() as conn:
+            return self.move_in(conn, asked, now_ms)
+
+    def move_in(self, conn: Connection, asked: Sequence[Mapping[str, Any]], now_ms: int = START_MS) -> list[Result]:
+        """Do the same inside a transaction of the caller's."""
+        movements = [
+            self._movement(number, given) for number, given in zip(self._take(conn, len(asked)), asked, strict=True)
+        ]
+        opened = {
+            (one.program, name): now_ms for one in movements for name in (one.account, one.to) if name is not None
+        }
+        accounts = lock_accounts(conn, load_programs(conn), opened)
+        advance_clock(conn, self.program, now_ms)
+        planned = plan(accounts, movements)
+        write(conn, planned, ledger_now(conn, {one.program for one in movements}))
+        for one, result in zip(movements, planned.results, strict=True):
+            row = {
+                "id": one.id,
+                "source": one.source,
+                "event_id": one.event_id,
+                "program": one.program,
+                "account": one.account,
+                "kind": one.kind,
+                "points": one.points,
+                "outcome": _OUTCOMES.get(result.code, "reject"),
+                "code": result.code,
+            }
+            conn.execute(_EVENT, row)
+            conn.execute(_DECISION, row)
+        return list(planned.results)
+
+    def end(self, *resolutions: Resolution) -> list[Resolved]:
+        """Resolve holds in one transaction."""
+        with self.engine.begin() as conn:
+            return resolve(conn, self.ids, resolutions)
+
+    def _take(self, conn: Connection, count: int) -> list[int]:
+        return self.ids.take(conn, count)
+
+    def _movement(self, number: int, given: Mapping[str, Any]) -> Movement:
+        usual: dict[str, Any] = {
+            "program": self.program,
+            "source": "till",
+            "event_id": f"e{number}",
+            "occurred_ms": START_MS,
+        }
+        return Movement(id=number, **(usual | {"verdict": "post"} | dict(given)))
+
+
+def earn(account: str, points: int, **rest: Any) -> dict[str, Any]:
+    """Arguments of an earn."""
+    return {"kind": "earn", "account": account, "points": points} | rest
+
+
+def redeem(account: str, points: int, **rest: Any) -> dict[str, Any]:
+    """Arguments of a redemption."""
+    return {"kind": "redeem", "account": account, "points": points} | rest
+
+
+def transfer(account: str, to: str, points: int, **rest: Any) -> dict[str, Any]:
+    """Arguments of a transfer."""
+    return {"kind": "transfer", "account": account, "to": to, "points": points} | rest
+
+
+def adjust(account: str, points: int, **rest: Any) -> dict[str, Any]:
+    """Arguments of an adjustment."""
+    return {"kind": "adjust", "account": account, "points": points} | rest
