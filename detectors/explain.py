@@ -1,0 +1,65 @@
+"""A reason as a sentence, in English and Simplified Chinese: the one place where reasons become text."""
+
+from typing import Literal
+
+from detectors.decision import POINTS_OVER_MAX, RULE_ERROR, VELOCITY_COLD, Reason
+from detectors.policy import PLACEHOLDER, Policy, Text
+
+Language = Literal["en", "zh"]
+
+_TEXTS: dict[str, Text] = {
+    "model_hst": Text(
+        en="Rarer than {value|percent} of this programme's events (half-space trees).",
+        zh="比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
+    ),
+    "model_loda": Text(
+        en="Rarer than {value|percent} of this programme's events (LODA).",
+        zh="比本计划 {value|percent} 的事件更罕见（LODA 模型）。",
+    ),
+    VELOCITY_COLD: Text(
+        en="Recent history was not available: {value} points; outflows wait, inflows above {limit} points wait.",
+        zh="近期行为记录暂不可用：{value} 积分；支出一律等待，超过 {limit} 积分的收入等待。",
+    ),
+    POINTS_OVER_MAX: Text(en="{value} points in one event (limit {limit}).", zh="单笔 {value} 积分（上限 {limit}）。"),
+    RULE_ERROR: Text(en="Rule {about} could not be evaluated.", zh="规则 {about} 无法计算。"),
+    "insufficient_balance": Text(en="The balance is too low for {value} points.", zh="余额不足以支付 {value} 积分。"),
+    "same_account": Text(en="Sender and receiver are the same account.", zh="转出与转入为同一账户。"),
+    "points_out_of_range": Text(en="The amount of points is out of range.", zh="积分数额超出允许范围。"),
+    "balance_out_of_range": Text(en="The balance would leave its range.", zh="余额将超出允许范围。"),
+}
+_UNKNOWN = {"en": "unknown", "zh": "未知"}
+_UNITS = {
+    "en": ((86_400, " d"), (3_600, " h"), (60, " min"), (1, " s")),
+    "zh": ((86_400, " 天"), (3_600, " 小时"), (60, " 分钟"), (1, " 秒")),
+}
+
+
+def explain(reason: Reason, policy: Policy, lang: Language) -> str:
+    """The sentence for a reason, with its value and limit; the code itself where no text is known."""
+    text = next((rule.reason for rule in policy.rules if rule.id == reason.code), None) or _TEXTS.get(reason.code)
+    if text is None:
+        return reason.code
+    return PLACEHOLDER.sub(
+        lambda match: _fill(reason, match.group(1), match.group(2), lang), text.zh if lang == "zh" else text.en
+    )
+
+
+def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:
+    if name == "about":
+        return reason.about or _UNKNOWN[lang]
+    value = {"value": reason.value, "limit": reason.limit}.get(name, reason.shown.get(name))
+    if value is None:
+        return _UNKNOWN[lang]
+    if style == "percent":
+        return f"{100 * value:.1f} %"
+    if style == "duration":
+        return _duration(value, lang)
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+
+
+def _duration(seconds: float, lang: Language) -> str:
+    """In the largest unit of which there are at least two, so that nothing is rounded beyond recognition."""
+    for size, unit in _UNITS[lang]:
+        if seconds >= 2 * size or size == 1:
+            return f"{seconds / size:,.0f}{unit}"
+    raise AssertionError("the last unit always fits")

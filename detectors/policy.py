@@ -1,0 +1,126 @@
+"""The policy as values: rules, thresholds, model terms and what a hold means."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from detectors.event_types import EVENT_TYPES
+
+Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,62}$")]
+Moving = Literal["earn", "redeem", "transfer", "adjust", "reverse"]
+ModelName = Literal["hst", "loda"]
+HeldType = Literal["earn", "redeem", "transfer", "adjust"]
+Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Chance = Annotated[float, Meta(gt=0.0, lt=1.0)]
+Points = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Seconds = Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)]
+
+PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent))?\}")
+"""`{name}`, `{name|duration}` or `{name|percent}` in a reason's text."""
+TYPES: tuple[str, ...] = tuple(EVENT_TYPES)
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all parts of a policy have in common: frozen, and an unknown field is an error."""
+
+
+class Text(Value, frozen=True, kw_only=True):
+    """One sentence in both languages.
+
+    `{value}`, `{limit}` and names under `shows` are filled in, also as `{value|duration}` and `{value|percent}`.
+    """
+
+    en: Annotated[str, Meta(min_length=1, max_length=300)]
+    zh: Annotated[str, Meta(min_length=1, max_length=300)]
+
+
+class Rule(Value, frozen=True, kw_only=True):
+    """One CEL rule. It adds `weight` log-odds when it fires, or sets a floor under the verdict with `outcome`.
+
+    `limit` may be used in the expression under that name, so that the reason and the rule cannot disagree.
+    `shows` lists the names whose values go into the reason, the main one first.
+    """
+
+    id: Code
+    expression: Annotated[str, Meta(min_length=1, max_length=2_000)]
+    reason: Text
+    types: Annotated[tuple[Moving, ...], Meta(min_length=1)] = ("earn", "redeem", "transfer", "adjust")
+    weight: Annotated[float, Meta(ge=-20.0, le=20.0)] | None = None
+    outcome: Literal["hold", "reject"] | None = None
+    mode: Literal["off", "shadow", "live"] = "live"
+    shows: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
+    limit: Finite | None = None
+
+
+class Thresholds(Value, frozen=True, kw_only=True):
+    """Scores (0 to 1) from which an event is held, and from which it is rejected."""
+
+    hold: Chance
+    reject: Chance
+
+
+class ModelTerm(Value, frozen=True, kw_only=True):
+    """What a model may add: nothing up to the share `above`, then more the rarer the event, at most `cap` log-odds."""
+
+    cap: Annotated[float, Meta(ge=0.0, le=20.0)]
+    above: Annotated[float, Meta(ge=0.5, lt=0.999)] = 0.95
+
+
+class HoldTerm(Value, frozen=True, kw_only=True):
+    """How long a hold may wait (null: for ever), and what the policy decides when the time is over."""
+
+    due_seconds: Seconds | None = None
+    on_timeout: Literal["void", "post", "escalate"] = "escalate"
+
+
+class Training(Value, frozen=True, kw_only=True):
+    """When an event nobody objected to counts as good, and the share of such events that is learned from."""
+
+    maturity_seconds: Seconds = 7 * 86_400
+    share: Share = 1.0
+
+
+class Policy(Value, frozen=True, kw_only=True):
+    """Everything a verdict depends on besides the event, its features and the models."""
+
+    version: Annotated[int, Meta(ge=1)]
+    base: Annotated[float, Meta(ge=-20.0, le=0.0)]
+    thresholds: Thresholds
+    rules: Annotated[tuple[Rule, ...], Meta(max_length=200)]
+    models: dict[ModelName, ModelTerm] = {}
+    cold_limit_points: Points
+    max_points: Points
+    holds: dict[HeldType, HoldTerm]
+    training: Training = Training()
+
+    def without(self, rule_id: str) -> "Policy":
+        """The same policy with one rule off, to see what that rule decides. KeyError if there is no such rule."""
+        if rule_id not in {rule.id for rule in self.rules}:
+            raise KeyError(rule_id)
+        off = tuple(msgspec.structs.replace(rule, mode="off") if rule.id == rule_id else rule for rule in self.rules)
+        return msgspec.structs.replace(self, rules=off)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong with a policy: where (`path`, and the rule if any), a short name, and what to do about it."""
+
+    path: str
+    error: str
+    detail: str
+    rule: str | None = None
+
+    def __str__(self) -> str:
+        place = f"rule {self.rule}, {self.path}" if self.rule else self.path
+        return f"{place}: {self.error}: {self.detail}"
+
+
+class PolicyRefused(Exception):
+    """The policy can't be used; `problems` says why and what to change. The policy in force stays."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("policy refused:\n" + "\n".join(f"  {problem}" for problem in self.problems))

@@ -1,0 +1,166 @@
+"""The rules of a policy over a batch: which fired, which could not be evaluated.
+
+A number that is unknown (NaN) makes a comparison unknown, neither true nor false; `&&`, `||` and `!` treat unknown as
+CEL treats an error (`false && unknown` is false, `true || unknown` is true), and a rule whose answer is unknown does
+not fire. Two exceptions come from CEL itself: an unknown equals nothing (`==` is false) and differs from everything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cel
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.expression import COLUMN, NAMES, NUMBERS, Expression, ExpressionRefused, flat, parse
+from detectors.features import Floats
+from detectors.policy import PLACEHOLDER, TYPES, Problem, Rule
+
+TYPE_CODE: dict[str, int] = {name: code for code, name in enumerate(TYPES)}
+
+
+class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a decision needs of an event besides its features; stored with the decision. Nothing here is personal.
+
+    `points` is signed for an adjust, else positive; `outflow` says that points leave the account.
+    """
+
+    type: str
+    program: str
+    points: int = 0
+    outflow: bool = False
+    fulfilled: bool = False
+    has_device: bool = False
+    has_ip: bool = False
+    store: str = ""
+    channel: str = ""
+    campaign: str = ""
+
+
+@dataclass(frozen=True)
+class LiveRule:
+    """A rule with its compiled expression and, by type code, whether it looks at events of that type."""
+
+    rule: Rule
+    expression: Expression
+    applies: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fired:
+    """What the rules said of one event: positions in `RuleSet.live` that fired, and ids that could not be evaluated."""
+
+    rules: tuple[int, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+NOTHING = Fired()
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The live and shadow rules of a policy, compiled; evaluates a whole batch."""
+
+    live: tuple[LiveRule, ...]
+
+    def evaluate(self, fields: Sequence[EventFields], numbers: Floats) -> list[Fired]:
+        """What fired, one element an event; `numbers` is float64[n, len(NUMBERS)]: features, then model shares."""
+        codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
+        fired: dict[int, list[int]] = {}
+        asked: dict[int, list[int]] = {}
+        for position, live in enumerate(self.live):
+            mask = live.applies[codes] & live.expression.bound(numbers)
+            into = fired if live.expression.exact else asked
+            for row in np.flatnonzero(mask).tolist():
+                into.setdefault(row, []).append(position)
+        errors: dict[int, tuple[str, ...]] = {}
+        for row, positions in asked.items():
+            yes, failed = self._ask(positions, fields[row], numbers[row])
+            fired.setdefault(row, []).extend(yes)
+            errors[row] = failed
+        if not fired:
+            return [NOTHING] * len(fields)
+        return [
+            Fired(tuple(sorted(fired[row])), errors.get(row, ())) if row in fired else NOTHING
+            for row in range(len(fields))
+        ]
+
+    def _ask(self, positions: list[int], fields: EventFields, numbers: Floats) -> tuple[list[int], tuple[str, ...]]:
+        """Let CEL decide for one event: a context with just the names these rules read, built once."""
+        names = {name for position in positions for name in self.live[position].expression.names}
+        values = _values(names, fields, numbers)
+        context = cel.Context(variables=values)
+        yes: list[int] = []
+        failed: list[str] = []
+        for position in positions:
+            live = self.live[position]
+            try:
+                if live.expression.execute(context):
+                    yes.append(position)
+            except Exception:  # noqa: BLE001  # CEL raises many kinds; any of them means held, never approved
+                if live.rule.mode == "live" and not _is_unknown(live.expression, values):
+                    failed.append(live.rule.id)
+        return yes, tuple(failed)
+
+
+def _values(names: set[str], fields: EventFields, numbers: Floats) -> dict[str, object]:
+    """The CEL variables for `names`, under their flat form."""
+    return {
+        flat(name): float(numbers[COLUMN[name]]) if name in COLUMN else getattr(fields, name.removeprefix("event."))
+        for name in names
+    }
+
+
+def _is_unknown(expression: Expression, values: dict[str, object]) -> bool:
+    """True if the failure came from an unknown number: with a known value in its place the expression has an answer."""
+    unknown = [name for name in map(flat, expression.names) if values[name] != values[name]]
+    if not unknown:
+        return False
+    try:
+        expression.execute(values | dict.fromkeys(unknown, 1.0))
+    except Exception:  # noqa: BLE001  # as above: still failing means a true error
+        return False
+    return True
+
+
+def compile_rules(rules: Sequence[Rule]) -> tuple[RuleSet, list[Problem]]:
+    """Compile all rules (also those off: a policy with a broken rule is refused whole) and list what is wrong."""
+    live: list[LiveRule] = []
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for position, rule in enumerate(rules):
+        path = f"rules[{position}]"
+        problems += _check(rule, path, seen)
+        seen.add(rule.id)
+        try:
+            expression = parse(rule.expression, rule.limit)
+        except ExpressionRefused as refused:
+            problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id))
+            continue
+        if rule.mode != "off":
+            applies = np.array([name in rule.types for name in TYPES], dtype=np.bool_)
+            live.append(LiveRule(rule, expression, applies))
+    return RuleSet(tuple(live)), problems
+
+
+def _check(rule: Rule, path: str, seen: set[str]) -> list[Problem]:
+    problems = []
+    if rule.id in seen:
+        problems.append(Problem(f"{path}.id", "duplicate_rule", "give every rule an id of its own", rule.id))
+    if (rule.weight is None) == (rule.outcome is None):
+        detail = "give either a weight (adds to the score) or an outcome (a floor), not both and not neither"
+        problems.append(Problem(path, "weight_or_outcome", detail, rule.id))
+    for name in rule.shows:
+        if name not in NAMES:
+            problems.append(Problem(f"{path}.shows", "unknown_name", f"{name!r}: see docs/policy.md", rule.id))
+        elif name not in NUMBERS:
+            detail = f"{name!r} is not a number: a reason shows numbers"
+            problems.append(Problem(f"{path}.shows", "wrong_type", detail, rule.id))
+    known = {"value", "limit", *rule.shows}
+    for language, text in (("en", rule.reason.en), ("zh", rule.reason.zh)):
+        unknown = [name for name, _ in PLACEHOLDER.findall(text) if name not in known]
+        if unknown or set("{}") & set(PLACEHOLDER.sub("", text)):
+            detail = "use {value}, {limit} or {a name under shows}, with |duration or |percent inside if need be"
+            problems.append(Problem(f"{path}.reason.{language}", "bad_placeholder", detail, rule.id))
+    return problems

@@ -1,0 +1,147 @@
+"""The logs of velocity as bytes: what a batch appends to which log, and logs read back as arrays.
+
+A log is a run of 48-byte RECORDs in the order of observation, after a summary of older ones once it was folded
+(detectors/velocity_fold.py). All logs that a batch touches are handled as one concatenation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from detectors.velocity import KINDS, RECORD, Hashes, Integers, Observations, Truths
+from detectors.velocity_fold import NOTHING, RAW_MAX, SUMMARY_MARK, Summary, fold, foldable
+
+POINTS_COUNTED_MAX: Final = 2**42
+"""One event adds at most this to a sum, so that no sum of a log overflows 64 bits."""
+RECORD_BYTES: Final = RECORD.itemsize
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a batch of n events appends to its m logs.
+
+    `program`, `kind` int64[m] and `entity` uint64[m] name each log; `payload[m]` are the bytes to append, whole records
+    in the order of the batch. `log` int64[n, 3] is the log of each event's entities (-1 = absent), `from_end`
+    int64[n, 3] where the event's record then lies, counted in records from the log's end (1 = last).
+    """
+
+    program: Integers
+    kind: Integers
+    entity: Hashes
+    payload: tuple[bytes, ...]
+    log: Integers
+    from_end: Integers
+
+
+@dataclass(frozen=True)
+class Logs:
+    """m logs as arrays: `rows` RECORD[r] of all, log after log; log i has rows start[i] to start[i + 1], exclusive.
+
+    `of` int64[r] is each row's log; `summaries` hold what folded logs remember besides their rows.
+    """
+
+    rows: np.ndarray[tuple[int], np.dtype[np.void]]
+    of: Integers
+    start: Integers
+    summaries: dict[int, Summary]
+
+    def keyed(self) -> Hashes:
+        """Give a number for each row that is equal only for copies of one event in one log."""
+        return mixed(self.rows["event"], self.of)
+
+    def without(self, doubled: Truths) -> "Logs":
+        """Give the logs without some rows."""
+        kept = ~doubled
+        before = np.concatenate(([0], np.cumsum(kept)))
+        return Logs(self.rows[kept], self.of[kept], before[self.start], self.summaries)
+
+
+def mixed(hashes: Hashes, log: Integers) -> Hashes:
+    """Give a number for each hash that is equal only for equal hashes of one log."""
+    salt = (log.astype(np.uint64) + np.uint64(1)) * _MIX
+    return hashes ^ (salt ^ (salt >> np.uint64(29)))
+
+
+def layout(batch: Observations) -> Layout:
+    """Arrange a batch by log."""
+    size = len(batch)
+    present = batch.entity != 0
+    receives = (batch.peer != 0) & (batch.peer != batch.entity[:, 0])
+    events, kinds = np.nonzero(present)
+    receivers = np.flatnonzero(receives)
+    row = np.concatenate((events, receivers))
+    kind = np.concatenate((kinds, np.zeros(len(receivers), dtype=np.int64)))
+    entity = np.concatenate((batch.entity[present], batch.peer[receives]))
+    records = _records(batch, row, kind)
+    records["devices"][len(events) :] = 0
+    records["ips"][len(events) :] = 0
+    records["peers"][len(events) :] = batch.entity[receivers, 0]
+    names, log = np.unique(entity, return_inverse=True)
+    order = np.argsort(log * size + row, kind="stable")
+    ends = np.cumsum(np.bincount(log, minlength=len(names)))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    first = order[ends - np.bincount(log, minlength=len(names))]
+    packed = records[order].tobytes()
+    cuts = [0, *(ends * RECORD_BYTES).tolist()]
+    log_of, from_end = np.full((2, size, len(KINDS)), -1, dtype=np.int64)
+    log_of[events, kinds] = log[: len(events)]
+    from_end[events, kinds] = (ends[log] - place)[: len(events)]
+    return Layout(
+        program=batch.program[row[first]],
+        kind=kind[first],
+        entity=names,
+        payload=tuple(packed[start:stop] for start, stop in pairwise(cuts)),
+        log=log_of,
+        from_end=from_end,
+    )
+
+
+def read(blobs: Sequence[bytes]) -> Logs:
+    """Read whole logs. A record cut short at the end of a log would be a fault of the store, and raises ValueError."""
+    rows = np.frombuffer(b"".join(blobs), dtype=RECORD)
+    lengths = np.array([len(blob) for blob in blobs], dtype=np.int64)
+    if np.any(lengths % RECORD_BYTES):
+        raise ValueError("a log does not hold whole records")
+    lengths //= RECORD_BYTES
+    start = np.concatenate(([0], np.cumsum(lengths)))
+    heads = np.flatnonzero(lengths)
+    folded = heads[rows["time"][start[heads]] == SUMMARY_MARK].tolist()
+    summaries = {log: Summary.read(blobs[log]) for log in folded}
+    of = np.repeat(np.arange(len(blobs)), lengths)
+    logs = Logs(rows, of, start, summaries)
+    if not summaries:
+        return logs
+    summarised = np.zeros(len(rows), dtype=np.bool_)
+    for log, summary in summaries.items():
+        summarised[start[log] : start[log] + summary.size_bytes // RECORD_BYTES] = True
+    return logs.without(summarised)
+
+
+def refolded(logs: Logs, protected: Hashes) -> Iterator[tuple[int, bytes]]:
+    """Give each log that has grown long, and its new, shorter content (detectors/velocity_fold.py)."""
+    for log in np.flatnonzero(np.diff(logs.start) > RAW_MAX).tolist():
+        rows = logs.rows[logs.start[log] : logs.start[log + 1]]
+        _, first = np.unique(rows["event"], return_index=True)
+        rows = rows[np.sort(first)]
+        count = foldable(rows, protected)
+        if count:
+            summary = fold(logs.summaries.get(log, NOTHING), rows[:count], int(rows["time"].max()))
+            yield log, summary.write() + rows[count:].tobytes()
+
+
+def _records(batch: Observations, row: Integers, kind: Integers) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """Build the records of the batch's rows for logs of these kinds."""
+    records = np.zeros(len(row), dtype=RECORD)
+    of_account = kind == 0
+    records["time"] = batch.time[row]
+    records["event"] = batch.event[row]
+    records["devices"] = np.where(of_account, batch.entity[row, 1], batch.entity[row, 0])
+    records["ips"] = np.where(of_account, batch.entity[row, 2], 0)
+    records["peers"] = np.where(of_account, batch.peer[row], 0)
+    records["points"] = np.minimum(batch.points[row], POINTS_COUNTED_MAX)
+    return records

@@ -1,0 +1,64 @@
+"""Reasons as sentences in both languages."""
+
+import pytest
+
+from config.policy import default_policy_text, parse_policy
+from detectors.decision import Reason
+from detectors.explain import Language, explain
+
+POLICY = parse_policy(default_policy_text())
+SIGN_UP = "account.seconds_since_signup"
+
+
+@pytest.mark.parametrize(
+    ("reason", "en", "zh"),
+    [
+        (
+            Reason(code="same_minute_signup", kind="rule", value=12.0, limit=60.0, shown={SIGN_UP: 12.0}),
+            "Points moved 12 s after sign-up (scripts act within 60 s).",
+            "注册后 12 秒即发生积分变动（脚本通常在 60 秒 内操作）。",
+        ),
+        (
+            Reason(code="ip_shared", kind="rule", value=1_234.0, limit=3.0, shown={SIGN_UP: 7_300.0}),
+            "1,234 accounts within 24 h at this IP address (limit 3), this one 2 h old.",
+            "24 小时内有 1,234 个账户使用过此 IP（上限 3），本账户注册仅 2 小时。",
+        ),
+        (
+            Reason(
+                code="redeem_after_takeover", kind="rule", limit=86_400.0, shown={"velocity.account.devices_7d": 2.0}
+            ),
+            "Points leave soon after a change of hands: credentials changed unknown ago (limit 24 h), "
+            "2 devices within 7 days.",
+            "疑似盗号后转出积分：距凭证变更 未知（上限 24 小时），7 天内使用 2 台设备。",
+        ),
+        (
+            Reason(code="model_loda", kind="model", value=0.993, limit=0.95),
+            "Rarer than 99.3 % of this programme's events (LODA).",
+            "比本计划 99.3 % 的事件更罕见（LODA 模型）。",
+        ),
+        (
+            Reason(code="rule_error", kind="policy", about="device_shared"),
+            "Rule device_shared could not be evaluated.",
+            "规则 device_shared 无法计算。",
+        ),
+        (
+            Reason(code="insufficient_balance", kind="ledger", value=2.5),
+            "The balance is too low for 2.50 points.",
+            "余额不足以支付 2.50 积分。",
+        ),
+        (Reason(code="of_an_older_policy", kind="rule"), "of_an_older_policy", "of_an_older_policy"),
+    ],
+)
+def test_a_reason_reads_well(reason: Reason, en: str, zh: str) -> None:
+    """Value, limit and named values stand in the sentence, in units a person reads; what is unknown says so."""
+    assert (explain(reason, POLICY, "en"), explain(reason, POLICY, "zh")) == (en, zh)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_every_default_rule_has_both_languages(lang: Language) -> None:
+    """No placeholder is left over in any text of the default policy."""
+    for rule in POLICY.rules:
+        shown = dict.fromkeys(rule.shows, 3.0)
+        text = explain(Reason(code=rule.id, kind="rule", value=3.0, limit=rule.limit, shown=shown), POLICY, lang)
+        assert "{" not in text
+        assert any("一" <= character <= "鿿" for character in text) == (lang == "zh")

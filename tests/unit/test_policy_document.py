@@ -1,0 +1,96 @@
+"""The policy document: YAML that is read as meant, mistakes that are named, and the schema that is committed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from config.policy import (
+    DOCUMENT_BYTES_MAX,
+    SCHEMA_PATH,
+    default_policy_text,
+    load_policy,
+    load_policy_file,
+    parse_policy,
+    policy_schema_text,
+)
+from detectors.expression import NAMES
+from detectors.policy import PolicyRefused
+
+DEFAULT = default_policy_text()
+
+
+def problems(text: str) -> list[tuple[str, str, str | None]]:
+    with pytest.raises(PolicyRefused) as refused:
+        load_policy(text)
+    return [(problem.path, problem.error, problem.rule) for problem in refused.value.problems]
+
+
+def test_the_default_policy_loads() -> None:
+    """Six live rules, in the order of the document."""
+    compiled = load_policy(DEFAULT)
+    assert [live.rule.id for live in compiled.rules.live] == [
+        "same_minute_signup", "device_shared", "ip_shared", "rapid_repeat", "redeem_after_takeover", "mule_fan_in",
+    ]  # fmt: skip
+
+
+def test_a_policy_file_loads(tmp_path: Path) -> None:
+    """The same document from a file."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(DEFAULT, encoding="utf-8")
+    assert load_policy_file(path).policy == parse_policy(DEFAULT)
+
+
+def test_off_is_a_word() -> None:
+    """YAML's own truth values (on, off, yes, no) are plain words here, so that `mode: off` works unquoted."""
+    text = DEFAULT.replace("  - id: ip_shared\n", "  - id: ip_shared\n    mode: off\n")
+    assert "ip_shared" not in [live.rule.id for live in load_policy(text).rules.live]
+    assert parse_policy(text).rules[2].mode == "off"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("version: 1", "version: one", ("version", "invalid_value", None)),
+        ("version: 1", "version: 1\nspeed: 2", ("$", "invalid_value", None)),
+        ("base: -3.0", "base: 1.0", ("base", "invalid_value", None)),
+        ("base: -3.0", "base: .nan", ("base", "invalid_value", None)),
+        ("hold: 0.5", "hold: 1.5", ("thresholds.hold", "invalid_value", None)),
+        ("limit: 12", "limit: 1:30", ("rules[3].limit", "invalid_value", "rapid_repeat")),
+        ("id: rapid_repeat", "id: Rapid", ("rules[3].id", "invalid_value", "Rapid")),
+        ("[redeem, transfer]", "[redeem, login]", ("rules[5].types[1]", "invalid_value", "mule_fan_in")),
+        ("peers_24h >= limit", "peers_25h >= limit", ("rules[5].expression", "unknown_name", "mule_fan_in")),
+        ("{cap: 0.8, above: 0.95}", "{cap: 9.0, above: 0.95}", ("models", "model_can_reject", None)),
+        ("version: 1", "version: 1\nversion: 2", ("$", "not_yaml", None)),
+        ("version: 1", "version: &a 1\nbase: *a", ("$", "not_yaml", None)),
+        ("version: 1", "version: !!python/object/apply:os.system [date]", ("$", "not_yaml", None)),
+        ("version: 1", "version: [", ("$", "not_yaml", None)),
+    ],
+)
+def test_a_mistake_is_named(old: str, new: str, problem: tuple[str, str, str | None]) -> None:
+    """Every mistake names its place, and the rule it is in."""
+    assert old in DEFAULT
+    assert problem in problems(DEFAULT.replace(old, new))
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "null", "[" * 100_000, "#" * (DOCUMENT_BYTES_MAX + 1)])
+def test_what_is_no_policy_is_refused(text: str) -> None:
+    """Empty, too large, too deep or not a mapping: refused, never an exception of the parser."""
+    assert len(problems(text)) == 1
+
+
+def test_the_committed_schema_is_the_generated_one() -> None:
+    """config/policy_schema.json is what the types say; regenerate it with `config.policy.policy_schema_text`."""
+    assert SCHEMA_PATH.read_text(encoding="utf-8") == policy_schema_text()
+
+
+def test_the_guide_explains_every_name_and_field() -> None:
+    """docs/policy.md mentions each name a rule may read and each field of the document."""
+    guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    velocity = re.compile(r"velocity\.(account|device|ip)\.([a-z]+)_(1m|1h|24h|7d)")
+    missing = [name for name in NAMES if f"`{name}`" not in guide and not velocity.fullmatch(name)]
+    aggregates = {f"`{match.group(1)}.{match.group(2)}`" for name in NAMES if (match := velocity.fullmatch(name))}
+    fields = set(re.findall(r'"([a-z_]+)": \{\n +"(?:\$ref|type|anyOf|enum|minLength)', policy_schema_text()))
+    missing += [name for name in aggregates if name not in guide]
+    missing += [name for name in fields if f"`{name}`" not in guide]
+    assert missing == []
