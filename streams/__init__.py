@@ -1,0 +1,1 @@
+"""The Faust application: from Kafka through the pipeline into one PostgreSQL transaction per batch, and out again."""

@@ -1,0 +1,121 @@
+"""The decision rows: what was decided of each event, with everything needed to decide it again.
+
+A row holds the event without device and IP (their pseudonyms stand beside it), the features as scored, the reasons, and
+the versions of policy and model. Nothing of it is ever changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection
+
+from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide, was_cold
+from detectors.event import Event
+from detectors.features import FEATURES_VERSION, Floats
+from detectors.models_snapshot import Snapshot
+from detectors.rules import EventFields
+from ledger.arrays import bigints, booleans, byteas, doubles, integers, run, texts, timestamps
+from streams.records import Incoming, Log
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One event with its decision: `code` is what the ledger did, `features` its row (None for a notice)."""
+
+    decision_id: int
+    incoming: Incoming
+    event: Event
+    device: bytes | None
+    ip: bytes | None
+    occurred_ms: int
+    observed_ms: int
+    outcome: str
+    code: str
+    decision: Decision | None
+    features: Floats | None
+
+
+_INSERT = """
+INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious, score,
+  features, features_version, event, reasons, policy_version, model_version, device, ip, occurred_at, observed_at,
+  decided_at, log_id, topic, part, "offset")
+SELECT t.id, t.source, t.event_id, t.program, t.account, t.type, nullif(t.points, 0), t.outcome, t.code, t.suspicious,
+       t.score, t.features, CASE WHEN t.features IS NULL THEN NULL ELSE %(features_version)s END,
+       convert_from(t.event, 'UTF8')::json, convert_from(t.reasons, 'UTF8')::json, %(policy_version)s,
+       %(model_version)s::bigint, t.device, t.ip, t.occurred, t.observed, now(), %(log_id)s, %(topic)s,
+       t.part, t."offset"
+  FROM unnest(%(ids)s, %(sources)s, %(event_ids)s, %(programs)s, %(accounts)s, %(types)s, %(points)s, %(outcomes)s,
+       %(codes)s, %(suspicious)s, %(scores)s, %(features)s, %(events)s, %(reasons)s, %(devices)s, %(ips)s,
+       %(occurred)s, %(observed)s, %(parts)s, %(offsets)s)
+    AS t(id, source, event_id, program, account, type, points, outcome, code, suspicious, score, features, event,
+         reasons, device, ip, occurred, observed, part, "offset")"""
+
+_encoder = msgspec.json.Encoder()
+_decode_reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+
+
+def stored_event(event: Event) -> bytes:
+    """The event as it is kept with its decision: JSON without the device and the IP address."""
+    if event.device is None and event.ip is None:
+        return _encoder.encode(event)
+    return _encoder.encode(msgspec.structs.replace(event, device=None, ip=None))
+
+
+def insert(conn: Connection, log: Log, rows: Sequence[Decided], policy_version: int, model_version: int | None) -> None:
+    """Write the decisions of a batch, all made under one policy and one model."""
+    if not rows:
+        return
+    events = [row.event for row in rows]
+    run(
+        conn,
+        _INSERT,
+        {
+            "features_version": FEATURES_VERSION,
+            "policy_version": policy_version,
+            "model_version": model_version,
+            "log_id": log.log_id,
+            "topic": log.topic,
+            "ids": bigints([row.decision_id for row in rows]),
+            "sources": texts([event.source for event in events]),
+            "event_ids": texts([event.id for event in events]),
+            "programs": texts([event.program for event in events]),
+            "accounts": texts([event.account for event in events]),
+            "types": texts([event.type for event in events]),
+            "points": bigints([getattr(event, "points", None) or 0 for event in events]),
+            "outcomes": texts([row.outcome for row in rows]),
+            "codes": texts([row.code for row in rows]),
+            "suspicious": booleans([row.decision is not None and row.decision.suspicious for row in rows]),
+            "scores": doubles([None if row.decision is None else row.decision.score for row in rows]),
+            "features": byteas([None if row.features is None else _packed(row.features) for row in rows]),
+            "events": byteas([stored_event(event) for event in events]),
+            "reasons": byteas([_encoder.encode(row.decision.reasons if row.decision else ()) for row in rows]),
+            "devices": byteas([row.device for row in rows]),
+            "ips": byteas([row.ip for row in rows]),
+            "occurred": timestamps([row.occurred_ms for row in rows]),
+            "observed": timestamps([row.observed_ms for row in rows]),
+            "parts": integers([row.incoming.part for row in rows]),
+            "offsets": bigints([row.incoming.offset for row in rows]),
+        },
+    )
+
+
+def stored_fields(event: bytes | str, device: bytes | None, ip: bytes | None) -> EventFields:
+    """What a decision reads of an event, from its stored row."""
+    fields = fields_of(_decode_event(event))
+    return msgspec.structs.replace(fields, has_device=device is not None, has_ip=ip is not None)
+
+
+def decide_again(
+    fields: EventFields, features: bytes, reasons: bytes | str, policy: CompiledPolicy, models: Snapshot | None
+) -> Decision:
+    """The decision that `policy` and `models` make of a stored row; with those it was made under, the same again."""
+    return redecide(fields, features, policy, models, cold=was_cold(_decode_reasons(reasons)))
+
+
+def _packed(row: Floats) -> bytes:
+    return row.astype("<f8", copy=False).tobytes() if row.dtype != np.dtype("<f8") else row.tobytes()

@@ -1,0 +1,40 @@
+"""What an exception of a dependency means: wait and try again, or something this batch causes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import psycopg
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from streams.velocity_store import VelocityUnavailable
+
+Dependency = Literal["postgresql", "redis"]
+
+# Classes of SQLSTATE that speak of the server's state or of concurrency, not of the data: connection, transaction
+# rollback, insufficient resources, operator intervention, system error; and lock_not_available.
+TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
+LOCK_NOT_AVAILABLE = "55P03"
+READ_ONLY = "25006"
+
+
+def dependency_down(error: BaseException) -> Dependency | None:
+    """The dependency to wait for before the same batch is tried again, or None when waiting would not help."""
+    if isinstance(error, (VelocityUnavailable, RedisError)):
+        return "redis"
+    if isinstance(error, (DisconnectionError, PoolTimeout)):
+        return "postgresql"
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return "postgresql"
+        return "postgresql" if _transient(error.orig) else None
+    return "postgresql" if isinstance(error, psycopg.Error) and _transient(error) else None
+
+
+def _transient(error: BaseException | None) -> bool:
+    state = getattr(error, "sqlstate", None)
+    if state is None:  # no answer at all: the connection could not be made, or broke
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return state[:2] in TRANSIENT_CLASSES or state in (LOCK_NOT_AVAILABLE, READ_ONLY)

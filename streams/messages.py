@@ -1,0 +1,69 @@
+"""What PointGuard says on its two outgoing topics. Both deliver at least once: consumers dedupe by `decision_id`.
+
+A decision tells upstream whether goods may be handed out; it does not tell why an event was held, for attackers read
+answers too (security.md M8). The reasons are with the decision in PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from streams.outbox import Message
+
+
+class DecisionMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One decision on `points.decisions`.
+
+    `outcome` is approve, hold, reject, expired or noted; `code` names what the ledger did (posted, held,
+    insufficient_balance, …). A hold's resolution is a message of its own: `resolves` is the hold's id and the outcome
+    is final.
+    """
+
+    decision_id: int
+    source: str
+    id: str
+    program: str
+    account: str
+    type: str
+    outcome: str
+    code: str
+    decided_at: datetime
+    points: int | None = None
+    hold_id: int | None = None
+    resolves: int | None = None
+
+
+class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One alert on `points.alerts`: what happened, to which event, and where to look.
+
+    `alert` is hold_opened, suspicious_fact, dead_letter or integrity_conflict.
+    """
+
+    alert: str
+    at: datetime
+    program: str | None = None
+    source: str | None = None
+    id: str | None = None
+    hold_id: int | None = None
+    points: int | None = None
+    score: float | None = None
+    error: str | None = None
+    field: str | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def decision_message(topic: str, value: DecisionMessage) -> Message:
+    """The message of a decision, keyed by account so that one account's decisions stay in order."""
+    return Message(topic, value.account.encode(), _encode(value))
+
+
+def alert_message(topic: str, value: AlertMessage) -> Message:
+    """The message of an alert, keyed by what it is about."""
+    return Message(topic, (value.id or f"{value.topic}/{value.partition}/{value.offset}").encode(), _encode(value))

@@ -1,0 +1,134 @@
+"""The velocity stage: one round trip a batch, and the rebuilding of a store that lost its memory.
+
+A cold store (flushed, failed over, restarted without its file) is noticed by its epoch token, which PostgreSQL keeps,
+too. One worker then reads the last days' decisions and appends them again; what was counted meanwhile is recognised by
+event, so nothing counts twice. Until that is done, values are marked cold, and outflows are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from detectors.entity import Keys
+from detectors.features import Floats
+from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observed, history, observations
+from streams.records import Incoming
+from streams.velocity_store import VelocityStore, VelocityUnavailable
+
+# Any constant does, as long as nobody else in this database takes the same advisory lock.
+_REBUILD_LOCK = 0x7665_6C6F
+CHUNK_ROWS = 20_000
+
+log = structlog.get_logger()
+
+_TOKEN = text("SELECT token FROM velocity_epoch")
+_SET_TOKEN = text("""
+INSERT INTO velocity_epoch (token) VALUES (:token)
+ON CONFLICT (singleton) DO UPDATE SET token = excluded.token, since = clock_timestamp()""")
+_HISTORY = text("""
+SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.points, d.device, d.ip,
+       CASE WHEN d.type = 'transfer' THEN d.event ->> 'to' END AS receiver,
+       (date_part('epoch', d.occurred_at) * 1000)::bigint AS time_ms
+  FROM decision d JOIN program p ON p.program = d.program
+ WHERE d.occurred_at > coalesce(p.clock, now()) - make_interval(secs => :seconds) AND d.decision_id > :after
+ ORDER BY d.decision_id LIMIT :most""")
+
+
+def epoch_token(conn: Connection) -> str | None:
+    """The token a warm store carries, or None before the first start."""
+    token: str | None = conn.execute(_TOKEN).scalar_one_or_none()
+    return token
+
+
+class Observer:
+    """The velocity stage of one worker."""
+
+    def __init__(self, store: VelocityStore, engine: Engine, keys: Keys) -> None:
+        self._store, self._engine, self._keys = store, engine, keys
+
+    async def observe(self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
+        """Velocity float64[n, …] beside `records` (zeros for refused ones), and whether the store is cold."""
+        values = np.zeros((len(records), len(VELOCITY_FEATURES)))
+        seen = [i for i, record in enumerate(records) if record.invalid is None and record.event is not None]
+        if not seen:
+            return values, False
+        observed = [Observed(event, moments[i][0]) for i in seen if (event := records[i].event) is not None]
+        velocity = await self._store.observe(observations(observed, self._keys))
+        values[np.array(seen, dtype=np.intp)] = velocity.values
+        return values, velocity.cold
+
+    async def keep_warm(self, seconds: float = 1.0) -> None:
+        """Look for a cold store once in a while, for ever, and rebuild it; one worker at a time does."""
+        while True:
+            try:
+                await self.warm_up()
+            except VelocityUnavailable as error:
+                log.warning("velocity store does not answer", service="redis", error=str(error))
+            await asyncio.sleep(seconds)
+
+    async def warm_up(self) -> int:
+        """Rebuild the store if it is cold and nobody else is at it; how many events were put back."""
+        self._store.epoch = await asyncio.to_thread(self._read_token)
+        if not await self._store.is_cold():
+            return 0
+        conn = await asyncio.to_thread(self._engine.connect)
+        try:
+            locked = await asyncio.to_thread(
+                lambda: conn.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _REBUILD_LOCK}).scalar_one()
+            )
+            if not locked:
+                return 0
+            return await self._rebuild(conn)
+        finally:
+            await asyncio.to_thread(conn.invalidate)  # ends the session, and with it the lock
+            await asyncio.to_thread(conn.close)
+
+    async def _rebuild(self, conn: Connection) -> int:
+        started, rows, after = time.monotonic(), 0, 0
+        while True:
+            chunk, after = await asyncio.to_thread(self._read_chunk, conn, after)
+            if not chunk:
+                break
+            await self._store.rebuild(history(chunk, self._keys))
+            rows += len(chunk)
+        token = secrets.token_hex(16)
+        await asyncio.to_thread(self._write_token, conn, token)
+        await self._store.mark_warm(token)
+        log.info("velocity store is warm", count=rows, seconds=round(time.monotonic() - started, 2))
+        return rows
+
+    def _read_token(self) -> str | None:
+        with self._engine.connect() as conn:
+            return epoch_token(conn)
+
+    @staticmethod
+    def _write_token(conn: Connection, token: str) -> None:
+        conn.execute(_SET_TOKEN, {"token": token})
+        conn.commit()
+
+    @staticmethod
+    def _read_chunk(conn: Connection, after: int) -> tuple[list[HistoryRow], int]:
+        seconds = max(WINDOWS.values()) / 1000
+        rows = conn.execute(_HISTORY, {"seconds": seconds, "after": after, "most": CHUNK_ROWS}).all()
+        conn.commit()
+        return [
+            HistoryRow(
+                row.program,
+                row.source,
+                row.event_id,
+                row.account,
+                row.time_ms,
+                abs(row.points or 0),
+                None if row.device is None else bytes(row.device),
+                None if row.ip is None else bytes(row.ip),
+                row.receiver,
+            )
+            for row in rows
+        ], (rows[-1].decision_id if rows else after)

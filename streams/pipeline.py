@@ -1,0 +1,255 @@
+"""The way of a batch: the page to read first.
+
+`prepare` needs no database and may run while the batch before it commits: decode, then one round trip to the velocity
+store. `commit` is one PostgreSQL transaction: fence, inbox, then under the accounts' locks features, decision and
+postings, then decisions, labels, outbox, progress. Nothing to the right calls back to the left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Engine, text
+
+from alerts.metrics import (
+    BATCH,
+    COMMITS,
+    DEAD_LETTERS,
+    DUPLICATES,
+    END_TO_END,
+    EVENTS,
+    INTEGRITY,
+    LAST_PROGRESS,
+    POINTS,
+    READY,
+    STAGE,
+    VELOCITY_COLD,
+    Metrics,
+)
+from detectors.entity import Keys
+from detectors.event import points_of
+from detectors.features import Floats
+from streams import decisions, effects, inbox, outbox
+from streams.catalog import Catalog
+from streams.decisions import Decided
+from streams.effects import CONFLICT, Outgoing
+from streams.intake import UNKNOWN_PROGRAM, read, times
+from streams.observing import Observer
+from streams.posting import Arrival, Arrivals, Poster
+from streams.records import DeadLetter, Incoming, Log, Span
+
+PROCESSING_FAILED = "processing_failed"
+
+_BEGIN = text("""
+SELECT set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '5s', true),
+       set_config('statement_timeout', '10s', true), clock_timestamp() AS now""")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pipeline is made of; built by the composition root."""
+
+    engine: Engine
+    log: Log
+    keys: Keys
+    catalog: Catalog
+    observer: Observer
+    poster: Poster
+    topics: Outgoing
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch that is decoded and observed. `moments` and the rows of `velocity` stand beside `records`."""
+
+    spans: tuple[Span, ...]
+    records: tuple[Incoming, ...]
+    moments: tuple[tuple[int, int], ...]
+    velocity: Floats
+    cold: bool
+
+    def singles(self) -> Iterator[Prepared]:
+        """The same batch, one record each; together the pieces cover exactly the same offsets."""
+        for span in self.spans:
+            inside = [
+                i
+                for i, record in enumerate(self.records)
+                if record.part == span.part and span.covers_from <= record.offset <= span.last_offset
+            ]
+            covers_from = span.covers_from
+            for position, i in enumerate(inside):
+                last = span.last_offset if position == len(inside) - 1 else self.records[i].offset
+                piece = replace(span, covers_from=covers_from, last_offset=last)
+                yield Prepared((piece,), (self.records[i],), (self.moments[i],), self.velocity[i : i + 1], self.cold)
+                covers_from = last + 1
+            if not inside:
+                yield Prepared((span,), (), (), self.velocity[:0], self.cold)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a committed batch came to."""
+
+    decided: tuple[Decided, ...]
+    letters: tuple[DeadLetter, ...]
+    duplicates: int
+
+
+class Pipeline:
+    """One worker's stages, composed. `prepare` runs on the event loop, `commit` and `bury` in a thread."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._topic = parts.log.topic
+
+    async def prepare(self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]) -> Prepared:
+        """Decode what is not committed yet and observe it; raises VelocityUnavailable while the store is away."""
+        started = time.perf_counter()
+        fresh = [record for record in records if record.offset > committed.get(record.partition, -1)]
+        incoming = await self._read(fresh)
+        programs = self._parts.catalog.programs
+        moments = tuple(
+            times(record, record.event, simulation=programs[record.event.program].mode == "simulation")
+            if record.invalid is None and record.event is not None
+            else (record.observed_ms, record.observed_ms)
+            for record in incoming
+        )
+        decoded = time.perf_counter()
+        velocity, cold = await self._parts.observer.observe(incoming, moments)
+        self._stage("decode", decoded - started)
+        self._stage("velocity", time.perf_counter() - decoded)
+        self._parts.metrics.gauge(VELOCITY_COLD).set(cold)
+        return Prepared(tuple(spans), tuple(incoming), moments, velocity, cold)
+
+    async def _read(self, records: Sequence[Any]) -> list[Incoming]:
+        circumstances = self._parts.catalog.circumstances
+        incoming = [read(record, circumstances) for record in records]
+        strangers = [i for i, one in enumerate(incoming) if one.invalid and one.invalid.error == UNKNOWN_PROGRAM]
+        if strangers and await self._parts.catalog.look_again():
+            circumstances = self._parts.catalog.circumstances
+            for i in strangers:
+                incoming[i] = read(records[i], circumstances)
+        return incoming
+
+    def commit(self, prepared: Prepared) -> Committed:
+        """One transaction for the batch; Fenced, Hole or a database error leave nothing behind."""
+        started = time.perf_counter()
+        with self._parts.engine.begin() as conn:
+            now = conn.execute(_BEGIN).one().now
+            last = inbox.fence(conn, self._parts.log, prepared.spans)
+            fresh = [i for i, record in enumerate(prepared.records) if record.offset > last[record.part]]
+            committed = self._decide(conn, prepared, fresh)
+            self._leave(conn, committed, now)
+            inbox.advance(conn, self._parts.log, prepared.spans)
+            written = time.perf_counter()
+        self._stage("ledger", written - started)
+        self._stage("commit", time.perf_counter() - written)
+        self._count(committed, len(prepared.records))
+        return committed
+
+    def bury(self, prepared: Prepared, error: Exception) -> Committed:
+        """Keep the one record of `prepared` as a dead letter: processing it failed for a reason that will not pass."""
+        detail = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
+        with self._parts.engine.begin() as conn:
+            now = conn.execute(_BEGIN).one().now
+            last = inbox.fence(conn, self._parts.log, prepared.spans)
+            letters = tuple(
+                DeadLetter(record, PROCESSING_FAILED, "", detail)
+                for record in prepared.records
+                if record.offset > last[record.part]
+            )
+            committed = Committed((), letters, 0)
+            self._leave(conn, committed, now)
+            inbox.advance(conn, self._parts.log, prepared.spans)
+        self._count(committed, len(prepared.records))
+        return committed
+
+    def _decide(self, conn: Connection, prepared: Prepared, fresh: Sequence[int]) -> Committed:
+        """Enter the fresh events into the inbox, decide and post the new ones."""
+        letters = [
+            DeadLetter(record, record.invalid.error, record.invalid.field, record.invalid.detail)
+            for record in (prepared.records[i] for i in fresh)
+            if record.invalid is not None
+        ]
+        valid = [i for i in fresh if prepared.records[i].invalid is None]
+        admitted = inbox.admit(conn, self._parts.log, [prepared.records[i] for i in valid])
+        duplicates = [prepared.records[valid[k]] for k in admitted.duplicates]
+        inbox.record_duplicates(conn, self._parts.log, duplicates)
+        detail = (
+            "this id of this source came before with another body; the first one stands. Use a new id for a new event"
+        )
+        letters += [DeadLetter(prepared.records[valid[k]], CONFLICT, "id", detail) for k in admitted.conflicts]
+        accepted = [valid[k] for k in admitted.accepted]
+        arrivals = Arrivals(
+            tuple(_arrival(prepared.records[i], prepared.moments[i]) for i in accepted),
+            prepared.velocity[np.array(accepted, dtype=np.intp)],
+            prepared.cold,
+        )
+        catalog = self._parts.catalog
+        decided = self._parts.poster.post(conn, arrivals, catalog.judge, catalog.programs)
+        self._store(conn, decided)
+        return Committed(tuple(decided), tuple(letters), len(duplicates))
+
+    def _store(self, conn: Connection, decided: Sequence[Decided]) -> None:
+        judge = self._parts.catalog.judge
+        policy = judge.policy.policy
+        version = judge.snapshot.version if judge.snapshot else None
+        decisions.insert(conn, self._parts.log, decided, policy.version, version)
+        effects.expect_labels(conn, decided, policy.training, self._parts.keys)
+
+    def _leave(self, conn: Connection, committed: Committed, now: Any) -> None:
+        inbox.bury(conn, self._parts.log, committed.letters, self._parts.keys.seal)
+        going = effects.messages(committed.decided, self._parts.topics, now)
+        going += effects.refusals(committed.letters, self._parts.log, self._parts.topics, now)
+        outbox.enqueue(conn, going)
+
+    def waiting(self, dependency: str) -> None:
+        """A dependency does not answer; the batch is kept and tried again."""
+        self._parts.metrics.gauge(READY, dependency).set(0)
+        self._parts.metrics.counter(COMMITS, self._topic, "retried").inc()
+
+    def answered(self) -> None:
+        """Both dependencies answered."""
+        for dependency in ("postgresql", "redis"):
+            self._parts.metrics.gauge(READY, dependency).set(1)
+
+    def note(self, result: str) -> None:
+        """A batch ended otherwise than by its commit: fenced, or split to find the record that spoils it."""
+        self._parts.metrics.counter(COMMITS, self._topic, result).inc()
+
+    def _stage(self, stage: str, seconds: float) -> None:
+        self._parts.metrics.histogram(STAGE, self._topic, stage).observe(seconds)
+
+    def _count(self, committed: Committed, records: int) -> None:
+        metrics, topic, now = self._parts.metrics, self._topic, time.time()
+        outcomes = Counter((row.event.type, row.outcome) for row in committed.decided)
+        for (kind, outcome), count in outcomes.items():
+            metrics.counter(EVENTS, topic, kind, outcome).inc(count)
+        moved: Counter[tuple[str, str]] = Counter()
+        latency = metrics.histogram(END_TO_END, topic)
+        for row in committed.decided:
+            if row.event.moves:
+                moved[row.event.type, row.outcome] += points_of(row.event)
+            latency.observe(max(0.0, now - row.incoming.observed_ms / 1000))
+        for (kind, outcome), points in moved.items():
+            metrics.counter(POINTS, kind, outcome).inc(points)
+        for letter in committed.letters:
+            metrics.counter(DEAD_LETTERS, topic, letter.error).inc()
+            if letter.error == CONFLICT:
+                metrics.counter(INTEGRITY, topic).inc()
+        metrics.counter(DUPLICATES, topic).inc(committed.duplicates)
+        metrics.histogram(BATCH, topic).observe(records)
+        metrics.counter(COMMITS, topic, "committed").inc()
+        metrics.gauge(LAST_PROGRESS, topic).set(now)
+
+
+def _arrival(record: Incoming, moment: tuple[int, int]) -> Arrival:
+    if record.event is None:
+        raise ValueError("a record without an event is invalid and never arrives here")
+    return Arrival(record, record.event, moment[0], moment[1])

@@ -1,0 +1,204 @@
+"""The stage inside the batch transaction: read the accounts under their locks, score, decide, and post or hold.
+
+Takes what the inbox admitted and gives one `Decided` an event. Everything is a batch: one lock statement, one features
+matrix, one plan, one statement a table. The only loops over events are over plain values, where order within the batch
+matters: a sign-up must be seen by the purchase behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from sqlalchemy import Connection
+
+from detectors.decision import CompiledPolicy, Decision, decide, fields_of
+from detectors.entity import Keys
+from detectors.event import Event, Transfer, milliseconds
+from detectors.features import AccountTimes, Floats, account_times, assemble, moments
+from detectors.models_snapshot import Snapshot
+from detectors.rules import EventFields
+from ledger.ids import IdBlocks
+from ledger.movement import Accounts, Key, Movement, Result, Verdict
+from ledger.posting import plan
+from ledger.programs import Program, advance_clock, ledger_now
+from ledger.store import lock_accounts, write
+from streams.decisions import Decided
+from streams.records import Incoming
+
+OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
+VERDICTS: Mapping[str, Verdict] = {"approve": "post", "hold": "hold", "reject": "reject"}
+EXPIRED = "expired"
+NOTED = "noted"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What decides a batch: one policy and one model snapshot, swapped only between batches."""
+
+    policy: CompiledPolicy
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An admitted event with its times (Unix ms)."""
+
+    incoming: Incoming
+    event: Event
+    occurred_ms: int
+    observed_ms: int
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What is to be decided together: events in order, their velocity float64[n, …] and whether velocity was cold."""
+
+    events: tuple[Arrival, ...]
+    velocity: Floats
+    cold: bool
+
+
+class Poster:
+    """Decides and posts admitted events; `post` runs inside the caller's transaction."""
+
+    def __init__(self, keys: Keys, ids: IdBlocks) -> None:
+        self._keys, self._ids = keys, ids
+
+    def post(
+        self, conn: Connection, arrivals: Arrivals, judge: Judge, programs: Mapping[str, Program]
+    ) -> list[Decided]:
+        """One decision an event, in order; movements of points are written to the ledger, held ones as pending."""
+        events = arrivals.events
+        if not events:
+            return []
+        ids = self._ids.take(conn, len(events))
+        accounts = lock_accounts(conn, programs, opening_times(events))
+        now = self._now(conn, events, programs)
+        before, changed = account_times(
+            [arrival.event for arrival in events], [arrival.occurred_ms for arrival in events], stored_times(accounts)
+        )
+        moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
+        features = assemble(
+            arrivals.velocity[np.array(moving, dtype=np.intp)],
+            moments(
+                [events[i].event for i in moving],
+                [events[i].occurred_ms for i in moving],
+                [before[i] for i in moving],
+            ),
+        )
+        fields = [fields_of(events[i].event) for i in moving]
+        decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
+        expired = {i for i in moving if _is_late(events[i].event, now)}
+        movements = [
+            _movement(ids[i], events[i], field, decision, judge.policy)
+            for i, field, decision in zip(moving, fields, decisions, strict=True)
+            if i not in expired
+        ]
+        ledger_plan = plan(
+            accounts,
+            movements,
+            _known({key: times.signed_up_ms for key, times in changed.items()}),
+            _known({key: times.credential_changed_ms for key, times in changed.items()}),
+        )
+        write(conn, ledger_plan, now)
+        results = dict(zip((movement.id for movement in movements), ledger_plan.results, strict=True))
+        verdicts = {
+            i: (decision, features[row]) for row, (i, decision) in enumerate(zip(moving, decisions, strict=True))
+        }
+        return [
+            self._decided(ids[i], arrival, verdicts.get(i), results.get(ids[i])) for i, arrival in enumerate(events)
+        ]
+
+    def _now(self, conn: Connection, events: Sequence[Arrival], programs: Mapping[str, Program]) -> dict[str, int]:
+        latest: dict[str, int] = {}
+        for arrival in events:
+            name = arrival.event.program
+            latest[name] = max(latest.get(name, 0), arrival.observed_ms)
+        for name in sorted(latest):
+            if programs[name].mode == "simulation":
+                advance_clock(conn, name, latest[name])
+        return ledger_now(conn, latest)
+
+    def _decided(
+        self, decision_id: int, arrival: Arrival, verdict: tuple[Decision, Floats] | None, result: Result | None
+    ) -> Decided:
+        event = arrival.event
+        if verdict is None:
+            outcome = code = NOTED
+        elif result is None:
+            outcome = code = EXPIRED
+        else:
+            outcome, code = OUTCOME_OF_CODE.get(result.code, "reject"), result.code
+        return Decided(
+            decision_id=decision_id,
+            incoming=arrival.incoming,
+            event=event,
+            device=None if event.device is None else self._keys.device(event.device),
+            ip=None if event.ip is None else self._keys.ip(event.ip),
+            occurred_ms=arrival.occurred_ms,
+            observed_ms=arrival.observed_ms,
+            outcome=outcome,
+            code=code,
+            decision=verdict[0] if verdict else None,
+            features=verdict[1] if verdict else None,
+        )
+
+
+def opening_times(events: Sequence[Arrival]) -> dict[Key, int]:
+    """Every account the batch touches, with the time from which it counts as known if it is new."""
+    opened: dict[Key, int] = {}
+    for arrival in events:
+        event = arrival.event
+        opened.setdefault((event.program, event.account), arrival.occurred_ms)
+        if isinstance(event, Transfer):
+            opened.setdefault((event.program, event.to), arrival.occurred_ms)
+    return opened
+
+
+def stored_times(accounts: Accounts) -> dict[Key, AccountTimes]:
+    """What the ledger knows of each locked account's history."""
+    return {
+        key: AccountTimes(float(state.opened_ms), _or_nan(state.signed_up_ms), _or_nan(state.credential_changed_ms))
+        for key, state in accounts.members.items()
+    }
+
+
+def _or_nan(time_ms: int | None) -> float:
+    return math.nan if time_ms is None else float(time_ms)
+
+
+def _known(times: Mapping[Key, float]) -> dict[Key, int]:
+    return {key: int(time_ms) for key, time_ms in times.items() if not math.isnan(time_ms)}
+
+
+def _is_late(event: Event, now: Mapping[str, int]) -> bool:
+    decide_by: datetime | None = getattr(event, "decide_by", None)
+    if decide_by is None or getattr(event, "fulfilled", False):
+        return False
+    return milliseconds(decide_by) < now[event.program]
+
+
+def _movement(
+    decision_id: int, arrival: Arrival, fields: EventFields, decision: Decision, policy: CompiledPolicy
+) -> Movement:
+    event = arrival.event
+    term = policy.policy.holds[event.type]  # type: ignore[index]  # intake lets through only types that can be held
+    return Movement(
+        id=decision_id,
+        kind=event.type,  # type: ignore[arg-type]  # as above
+        program=event.program,
+        account=event.account,
+        points=fields.points,
+        verdict=VERDICTS[decision.outcome],
+        source=event.source,
+        event_id=event.id,
+        occurred_ms=arrival.occurred_ms,
+        to=event.to if isinstance(event, Transfer) else None,
+        fact=fields.outflow and fields.fulfilled,
+        due_seconds=term.due_seconds,
+        on_timeout=term.on_timeout,
+    )

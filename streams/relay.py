@@ -1,0 +1,125 @@
+"""The relay: publishes the outbox, decides holds that are due, folds the control accounts' tails, and measures.
+
+Everything it takes is taken with `FOR UPDATE SKIP LOCKED`, so several relays may run beside each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from alerts.metrics import (
+    HOLDS_OLDEST,
+    HOLDS_OPEN,
+    HOLDS_POINTS,
+    OUTBOX,
+    PUBLISHED,
+    READY,
+    TIMEOUTS,
+    Metrics,
+)
+from ledger.ids import IdBlocks
+from streams import outbox, review
+from streams.watchdog import Pulse
+
+log = structlog.get_logger()
+
+_GAUGES = text("""
+SELECT h.kind, count(*) AS holds, sum(h.amount) AS points,
+       max(extract(epoch FROM coalesce(p.clock, now()) - h.opened_at)) AS oldest
+  FROM hold h JOIN program p ON p.program = h.program WHERE h.resolved_at IS NULL GROUP BY h.kind""")
+_OUTBOX_ROWS = text("SELECT count(*) FROM outbox")
+HOLD_KINDS = ("earn", "redeem", "transfer", "adjust")
+
+
+@dataclass(frozen=True)
+class RelayParams:
+    """Where decisions of timers go, messages in one publishing transaction, and how long to wait between runs."""
+
+    decisions_topic: str
+    most: int = 2000
+    idle_seconds: float = 0.02
+    housekeeping_seconds: float = 1.0
+
+
+class Relay:
+    """One relay process: `run` until cancelled."""
+
+    def __init__(
+        self, engine: Engine, producer: AIOKafkaProducer, metrics: Metrics, pulse: Pulse, params: RelayParams
+    ) -> None:
+        self._engine, self._producer, self._metrics = engine, producer, metrics
+        self._pulse, self._params, self._ids = pulse, params, IdBlocks()
+
+    async def run(self) -> None:
+        """Publish and keep house until cancelled; a dependency that is down is waited for."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publish_loop())
+            group.create_task(self._housekeeping_loop())
+
+    async def _publish_loop(self) -> None:
+        while True:
+            published = await self._guarded(self.publish())
+            self._pulse.beat()
+            if not published:
+                await asyncio.sleep(self._params.idle_seconds)
+
+    async def _housekeeping_loop(self) -> None:
+        while True:
+            await self._guarded(asyncio.to_thread(self.keep_house))
+            await asyncio.sleep(self._params.housekeeping_seconds)
+
+    async def _guarded(self, work: Awaitable[int]) -> int:
+        try:
+            return await work
+        except (KafkaError, DBAPIError, OSError) as error:
+            dependency = "kafka" if isinstance(error, KafkaError) else "postgresql"
+            log.warning("relay waits for a dependency", service=dependency, error=repr(error)[:300])
+            self._metrics.gauge(READY, dependency).set(0)
+            await asyncio.sleep(1.0)
+            return 0
+
+    async def publish(self) -> int:
+        """Publish the oldest messages of the outbox and forget them once the broker has them all; how many."""
+        conn = await asyncio.to_thread(self._engine.connect)
+        try:
+            messages = await asyncio.to_thread(outbox.take, conn, self._params.most)
+            if messages:
+                sent = [await self._producer.send(m.topic, value=m.value, key=m.key) for m in messages]
+                await asyncio.gather(*sent)
+            await asyncio.to_thread(conn.commit)
+        finally:
+            await asyncio.to_thread(conn.close)
+        self._metrics.gauge(READY, "kafka").set(1)
+        for topic, count in Counter(message.topic for message in messages).items():
+            self._metrics.counter(PUBLISHED, topic).inc(count)
+        return len(messages)
+
+    def keep_house(self) -> int:
+        """Decide due holds, fold control accounts, refresh the gauges; how many holds were decided."""
+        with self._engine.begin() as conn:
+            decided = review.decide_due(conn, self._ids, self._params.decisions_topic)
+        for verdict, count in Counter(one.verdict or "none" for one in decided).items():
+            self._metrics.counter(TIMEOUTS, verdict).inc(count)
+        with self._engine.begin() as conn:
+            review.fold_controls(conn)
+        with self._engine.connect() as conn:
+            rows = {row.kind: row for row in conn.execute(_GAUGES)}
+            self._metrics.gauge(OUTBOX).set(conn.execute(_OUTBOX_ROWS).scalar_one())
+        for kind in HOLD_KINDS:
+            row = rows.get(kind)
+            self._metrics.gauge(HOLDS_OPEN, kind).set(row.holds if row else 0)
+            self._metrics.gauge(HOLDS_POINTS, kind).set(int(row.points) if row else 0)
+        self._metrics.gauge(HOLDS_OLDEST).set(max((float(row.oldest) for row in rows.values()), default=0.0))
+        self._metrics.gauge(READY, "postgresql").set(1)
+        self._pulse.loop = time.monotonic()
+        return len(decided)

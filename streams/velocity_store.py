@@ -1,0 +1,238 @@
+"""Where velocity logs live: Redis or Valkey, one round trip a batch, and a twin in memory under the same contract.
+
+A batch is appended to the log of every entity it touches, and all these logs are read back, by one script on the
+server (measured cheaper than the same commands in a MULTI, for the client by far; it also renews each log's expiry).
+Counting is done here, by detectors/velocity_count.py. Logs that grew long are folded afterwards: the new content is
+only taken when the log still begins and reads on as it did, so two workers never fold one log twice.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from detectors.velocity import KINDS, Floats, Hashes, Observations, Truths, Velocity
+from detectors.velocity_count import aggregate
+from detectors.velocity_fold import KEPT_MS
+from detectors.velocity_log import Layout, Logs, layout, read, refolded
+
+BATCH_MAX: Final = 1_000
+"""Events a script call carries at most; larger batches take several."""
+REBUILD_BATCH: Final = 500
+TTL_MS: Final = KEPT_MS + 86_400_000
+"""A log that nobody has touched for so long holds nothing that still counts."""
+EPOCH_KEY: Final = b"v:epoch"
+IN_FLIGHT_BATCHES: Final = 4
+"""The events of so many latest batches are not folded, as a crash may bring them again."""
+_HEAD_BYTES: Final = 16
+_TAIL_BYTES: Final = 48
+
+_APPEND: Final = """
+for i = 2, #KEYS do
+  redis.call('APPEND', KEYS[i], ARGV[i])
+  redis.call('PEXPIRE', KEYS[i], ARGV[1])
+end
+return redis.call('MGET', unpack(KEYS))
+"""
+_REPLACE: Final = """
+local done = 0
+for i = 1, #KEYS do
+  local at = 4 * i - 2
+  local size = tonumber(ARGV[at])
+  if redis.call('GETRANGE', KEYS[i], 0, #ARGV[at + 1] - 1) == ARGV[at + 1]
+     and redis.call('GETRANGE', KEYS[i], size - #ARGV[at + 2], size - 1) == ARGV[at + 2] then
+    local since = redis.call('GETRANGE', KEYS[i], size, -1)
+    redis.call('SET', KEYS[i], ARGV[at + 3] .. since, 'PX', ARGV[1])
+    done = done + 1
+  end
+end
+return done
+"""
+
+
+class VelocityUnavailableError(Exception):
+    """The velocity store can't be reached, or refuses to write. Try the same batch again: nothing counts twice."""
+
+
+class VelocityStore(Protocol):
+    """Keeps velocity logs. `epoch` is the token that tells whether they hold the history they should."""
+
+    epoch: str | None
+
+    async def observe(self, batch: Observations) -> Velocity:
+        """Add a batch and give its velocity. Raises VelocityUnavailableError.
+
+        The same batch again, also after others, gets the same values and adds nothing, unless one of its logs was
+        folded over it meanwhile (which waits for the next few batches of this process).
+        """
+
+    async def rebuild(self, past: Observations) -> None:
+        """Add past events, oldest first, without asking for values. Raises VelocityUnavailableError."""
+
+    async def mark_warm(self, epoch: str) -> None:
+        """Declare the history complete under a new token. Raises VelocityUnavailableError."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class Replacement(NamedTuple):
+    """New content for the first `size` bytes of a log, if they still begin with `head` and end with `tail`."""
+
+    key: bytes
+    size: int
+    head: bytes
+    tail: bytes
+    content: bytes
+
+
+class _Store(ABC):
+    """What both twins do alike: all but reading and writing bytes."""
+
+    def __init__(self, epoch: str | None) -> None:
+        self.epoch = epoch
+        self._recent: deque[Hashes] = deque(maxlen=IN_FLIGHT_BATCHES)
+
+    async def observe(self, batch: Observations) -> Velocity:
+        """Add a batch and give its velocity."""
+        answers = [await self._observe_part(part) for part in _parts(batch, BATCH_MAX)]
+        values, approximate, cold = zip(*answers, strict=True)
+        return Velocity(np.concatenate(values), np.concatenate(approximate), any(cold))
+
+    async def rebuild(self, past: Observations) -> None:
+        """Add past events in parts."""
+        nothing = np.empty(0, dtype=np.uint64)
+        for part in _parts(past, REBUILD_BATCH):
+            arranged = layout(part)
+            keys = _keys(part, arranged)
+            _, blobs = await self._append(keys, arranged.payload)
+            await self._fold(keys, blobs, read(blobs), nothing)
+
+    async def _observe_part(self, batch: Observations) -> tuple[Floats, Truths, bool]:
+        arranged = layout(batch)
+        keys = _keys(batch, arranged)
+        self._recent.append(batch.event)
+        epoch, blobs = await self._append(keys, arranged.payload)
+        logs = read(blobs)
+        values, approximate = aggregate(batch, arranged, logs)
+        await self._fold(keys, blobs, logs, np.concatenate(self._recent))
+        return values, approximate, self.epoch is None or epoch != self.epoch.encode()
+
+    async def _fold(self, keys: Sequence[bytes], blobs: Sequence[bytes], logs: Logs, protected: Hashes) -> None:
+        replacements = [
+            Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)
+            for log, content in refolded(logs, protected)
+        ]
+        if replacements:
+            await self._replace(replacements)
+
+    @abstractmethod
+    async def _append(self, keys: Sequence[bytes], payload: Sequence[bytes]) -> tuple[bytes | None, list[bytes]]:
+        """Append to each log, and give the stored epoch and all of each log, as one step that no other call splits."""
+
+    @abstractmethod
+    async def _replace(self, replacements: Sequence[Replacement]) -> None:
+        """Carry out each replacement that still fits, keeping what was appended since."""
+
+
+class RedisVelocityStore(_Store):
+    """Velocity logs in Redis or Valkey, one string each, named v:{programme}:{kind}:{hash}."""
+
+    def __init__(self, client: Redis, epoch: str | None, ttl_ms: int = TTL_MS) -> None:
+        """`client` must not decode answers."""
+        super().__init__(epoch)
+        self._client, self._ttl_ms = client, ttl_ms
+        self._scripts: dict[str, str] = {}
+
+    @classmethod
+    def connect(cls, url: str, epoch: str | None, timeout_seconds: float = 5.0) -> "RedisVelocityStore":
+        """Build the store for a URL; connections are made when needed."""
+        client = Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=False,
+        )
+        return cls(client, epoch)
+
+    async def mark_warm(self, epoch: str) -> None:
+        """Declare the history complete under a new token."""
+        try:
+            await self._client.set(EPOCH_KEY, epoch)
+        except (RedisError, OSError) as error:
+            raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
+        self.epoch = epoch
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _append(self, keys: Sequence[bytes], payload: Sequence[bytes]) -> tuple[bytes | None, list[bytes]]:
+        answer = await self._run(_APPEND, [EPOCH_KEY, *keys], [b"%d" % self._ttl_ms, *payload])
+        return answer[0], answer[1:]
+
+    async def _replace(self, replacements: Sequence[Replacement]) -> None:
+        arguments = [b"%d" % self._ttl_ms]
+        for one in replacements:
+            arguments += [b"%d" % one.size, one.head, one.tail, one.content]
+        await self._run(_REPLACE, [one.key for one in replacements], arguments)
+
+    async def _run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[bytes]:
+        try:
+            if script not in self._scripts:
+                self._scripts[script] = await self._client.script_load(script)
+            try:
+                return await self._client.evalsha(self._scripts[script], len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self._client.eval(script, len(keys), *keys, *arguments)
+        except (RedisError, OSError) as error:
+            raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+class MemoryVelocityStore(_Store):
+    """Velocity logs in this process, for tests and simulations; several stores may share one `logs`."""
+
+    def __init__(self, epoch: str | None, logs: dict[bytes, bytes] | None = None) -> None:
+        """`logs` also holds the epoch, as Redis does."""
+        super().__init__(epoch)
+        self.logs: dict[bytes, bytes] = {} if logs is None else logs
+
+    async def mark_warm(self, epoch: str) -> None:
+        """Declare the history complete under a new token."""
+        self.logs[EPOCH_KEY] = epoch.encode()
+        self.epoch = epoch
+
+    async def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+    async def _append(self, keys: Sequence[bytes], payload: Sequence[bytes]) -> tuple[bytes | None, list[bytes]]:
+        for key, added in zip(keys, payload, strict=True):
+            self.logs[key] = self.logs.get(key, b"") + added
+        return self.logs.get(EPOCH_KEY), [self.logs[key] for key in keys]
+
+    async def _replace(self, replacements: Sequence[Replacement]) -> None:
+        for one in replacements:
+            now = self.logs.get(one.key, b"")
+            if now.startswith(one.head) and now[: one.size].endswith(one.tail) and len(now) >= one.size:
+                self.logs[one.key] = one.content + now[one.size :]
+
+
+def _keys(batch: Observations, arranged: Layout) -> list[bytes]:
+    prefixes = [[f"v:{program}:{kind}:" for kind in KINDS] for program in batch.programs]
+    named = zip(arranged.program.tolist(), arranged.kind.tolist(), arranged.entity.tolist(), strict=True)
+    return [f"{prefixes[program][kind]}{entity:016x}".encode() for program, kind, entity in named]
+
+
+def _parts(batch: Observations, size: int) -> Iterator[Observations]:
+    if len(batch) <= size:
+        yield batch
+        return
+    for start in range(0, len(batch), size):
+        yield batch.part(start, start + size)

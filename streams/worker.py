@@ -1,0 +1,113 @@
+"""The composition root of a worker: builds every part from the settings and runs the Faust app."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+import structlog
+from faust.types import TP
+from sqlalchemy import Engine
+
+from alerts.metrics import LAG, Metrics
+from config import logs
+from config.settings import Settings
+from detectors.entity import Keys
+from ledger.ids import IdBlocks
+from streams import exits, inbox, kafka
+from streams.app import build, pump
+from streams.batcher import Batcher, Outside, Ownership
+from streams.catalog import Catalog
+from streams.effects import Outgoing
+from streams.handoff import BatchParams
+from streams.holes import read_hole
+from streams.keys import model_key
+from streams.observing import Observer
+from streams.pipeline import Parts, Pipeline
+from streams.posting import Poster
+from streams.processes import engine_of, serve_metrics, tick
+from streams.records import Hole, Log
+from streams.transport import App
+from streams.velocity_store import RedisVelocityStore
+from streams.watchdog import Limits, Pulse, Watchdog
+
+log = structlog.get_logger()
+
+
+class Partitions:
+    """Claims partitions in the database whenever Kafka assigns them, and says where reading goes on.
+
+    PostgreSQL is the truth: reading goes on behind the progress row, whatever Kafka has noted.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, where: Log, ownership: Ownership) -> None:
+        self._settings, self._engine, self._log, self._ownership = settings, engine, where, ownership
+        self._trust_end = settings.trust_end_offsets is not False
+
+    async def positions(self, assigned: set[TP]) -> Mapping[TP, int]:
+        """Claim `assigned`; the offset to read next of each partition."""
+        parts = sorted(tp.partition for tp in assigned if tp.topic == self._log.topic)
+        bounds = await kafka.log_bounds(self._settings.required("kafka_url"), self._log.topic, parts)
+        claims = await asyncio.to_thread(self._claim, {part: bounds[part][0] for part in parts})
+        for part, claimed in claims.items():
+            first, end = bounds[part]
+            if self._trust_end and end < claimed.last_offset + 1:
+                log.critical("the log was cut or made anew", partition=part, last=claimed.last_offset, offset=end)
+                os._exit(exits.LOG_CUT)
+            self._ownership.take(part, claimed.epoch, claimed.last_offset)
+            log.info("partition claimed", partition=part, epoch=claimed.epoch, last=claimed.last_offset, first=first)
+        return {TP(self._log.topic, part): claimed.last_offset + 1 for part, claimed in claims.items()}
+
+    def _claim(self, starts: Mapping[int, int]) -> dict[int, inbox.Claim]:
+        with self._engine.begin() as conn:
+            return inbox.claim(conn, self._log, starts, f"{self._settings.worker_id}/{os.getpid()}")
+
+
+def run(settings: Settings, topic: str) -> None:
+    """Consume `topic` until stopped; the process ends by itself on anything unexpected."""
+    logs.configure(settings, f"worker-{topic}")
+    metrics = Metrics()
+    serve_metrics(settings, metrics)
+    engine = engine_of(settings, settings.worker_id)
+    log_id = settings.log_id or asyncio.run(kafka.cluster_id(settings.required("kafka_url")))
+    where = Log(log_id, topic)
+    ownership, pulse = Ownership(), Pulse()
+    app = build(settings, topic, Partitions(settings, engine, where, ownership).positions, ownership.release)
+    keys = Keys(settings.secret())
+    observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
+    catalog = Catalog(engine, model_key(settings.secret()), metrics)
+    topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
+    parts = Parts(engine, where, keys, catalog, observer, Poster(keys, IdBlocks()), topics, metrics)
+    outside = Outside(app.is_current, lambda hole: _read_hole(settings, topic, hole))
+    linger = settings.linger_requests_ms if topic == settings.requests_topic else settings.linger_ms
+    params = BatchParams(settings.batch_max, linger / 1000)
+    batcher = Batcher(Pipeline(parts), ownership, params, pulse, outside)
+    pump(app, topic, batcher)
+    watchdog = Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb))
+    _attach(app, [observer.keep_warm(), catalog.keep_current(), tick(pulse), _show_lag(app, topic, metrics)])
+    watchdog.start()
+    faust.Worker(
+        app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False
+    ).execute_from_commandline()
+
+
+def _attach(app: App, tasks: list[Any]) -> None:
+    """Run coroutines beside the app's agents for as long as it runs."""
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust brings no types for it
+    async def beside() -> None:
+        await asyncio.gather(*tasks)
+
+
+async def _show_lag(app: App, topic: str, metrics: Metrics) -> None:
+    while True:
+        for tp, records in app.unacked().items():
+            metrics.gauge(LAG, topic, str(tp.partition)).set(records)
+        await asyncio.sleep(1.0)
+
+
+async def _read_hole(settings: Settings, topic: str, hole: Hole) -> list[Any]:
+    return await read_hole(settings.required("kafka_url"), topic, hole)
