@@ -10,7 +10,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 READY := .venv/.ready
 FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done; true
 
 run: $(READY)
 	@$(BIN)/pointguard up --demo

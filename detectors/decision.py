@@ -154,6 +154,16 @@ def redecide(
     return decide([fields], unpack(features)[None, :], policy, models, cold=cold)[0]
 
 
+def is_trusted(decision: Decision) -> bool:
+    """Whether the models may learn from the event once it has matured: approved, and nothing but models spoke up.
+
+    A model's own opinion does not count. Otherwise it would never learn of the rarest events it is shown, find ever
+    more of them rare, and end up knowing only itself.
+    """
+    spoken = any(reason.kind != "model" for reason in decision.reasons)
+    return decision.outcome == "approve" and not decision.suspicious and not spoken
+
+
 def was_cold(reasons: Sequence[Reason]) -> bool:
     """Whether a stored decision was made on cold velocity: it then says so among its reasons."""
     return any(reason.code == VELOCITY_COLD for reason in reasons)

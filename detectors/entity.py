@@ -25,6 +25,7 @@ KEY_VERSION_MAX: Final = 255
 SEALED_OVERHEAD_BYTES: Final = 1 + 12 + 16
 
 _CACHED: Final = 1 << 16
+_PREFIXES_CACHED: Final = 1 << 10
 _NONCE_BYTES: Final = 12
 _IPV4_MAX: Final = 2**32 - 1
 _IP_LENGTH_MAX: Final = 64
@@ -73,7 +74,7 @@ class Keys:
     an entity in velocity logs, never 0. All three remember recent answers. Treat an instance as frozen.
     """
 
-    __slots__ = ("_cipher", "_device", "_hash", "_ip", "_nonce", "device", "hash64", "ip", "version")
+    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_state", "device", "hash64", "ip", "version")
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
         """`secret` is at least 32 random bytes; `version` (1 to 255) becomes part of every stored value."""
@@ -84,7 +85,8 @@ class Keys:
         self.version = version
         self._device = _subkey(secret, version, "device")
         self._ip = _subkey(secret, version, "ip")
-        self._hash = blake2b(key=_subkey(secret, version, "velocity"), digest_size=8)
+        hashed = blake2b(key=_subkey(secret, version, "velocity"), digest_size=8)
+        self._state = lru_cache(_PREFIXES_CACHED)(lambda program, kind: _begun(hashed, program, kind))
         self._nonce = _subkey(secret, version, "seal-nonce")
         self._cipher = AESGCM(_subkey(secret, version, "seal"))
         self.device: Callable[[str], bytes] = lru_cache(_CACHED)(self._device_of)
@@ -93,8 +95,7 @@ class Keys:
 
     def event_hash64(self, program: str, kind: str, value: bytes) -> int:
         """As `hash64`, without remembering: for values that hardly come twice, such as event ids."""
-        state = self._hash.copy()
-        state.update(f"{len(program)}:{program}{kind}:".encode())
+        state = self._state(program, kind).copy()
         state.update(value)
         return int.from_bytes(state.digest(), "little") or 1
 
@@ -140,6 +141,12 @@ class Keys:
 def _subkey(secret: bytes, version: int, purpose: str) -> bytes:
     info = f"pointguard|{purpose}|v{version}".encode()
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+def _begun(hashed: blake2b, program: str, kind: str) -> blake2b:
+    state = hashed.copy()
+    state.update(f"{len(program)}:{program}{kind}:".encode())
+    return state
 
 
 def _mac(key: bytes, value: bytes) -> bytes:

@@ -7,8 +7,9 @@ import numpy as np
 from detectors.velocity import DISTINCT, KINDS, VELOCITY_FEATURES, Floats, Hashes, Integers, Observations, Truths
 from detectors.velocity_distinct import distinct
 from detectors.velocity_fold import COLUMNS
+from detectors.velocity_groups import representatives
 from detectors.velocity_log import Layout, Logs, mixed
-from detectors.velocity_tables import WINDOW_COUNT, Asked, Tables, build, histogram, running
+from detectors.velocity_tables import WINDOW_COUNT, Asked, Tables, build, histogram
 
 _FIRST: Final = tuple(
     next(column for column, name in enumerate(VELOCITY_FEATURES) if name.startswith(f"velocity.{kind}."))
@@ -27,11 +28,10 @@ def aggregate(batch: Observations, layout: Layout, logs: Logs) -> tuple[Floats, 
     log = layout.log[event, kind]
     logs, row = _own_rows(logs, mixed(batch.event[event], log), log, layout.from_end[event, kind])
     tables = build(logs, Asked(log, batch.time[event], row))
-    low = np.searchsorted(tables.earlier.key, tables.scale(log[:, None], tables.asked.since))
-    high = np.searchsorted(tables.earlier.key, tables.scale(log, tables.asked.as_of), side="right")
+    count, points = tables.totals().ranges(tables.asked, tables.scale)
     results = [
-        _totals(tables.earlier.count, low, high) + _in_tail(tables, None),
-        _totals(tables.earlier.points, low, high) + _in_tail(tables, logs.rows["points"]),
+        count + _in_tail(tables, None),
+        points + _in_tail(tables, logs.rows["points"]),
         *(distinct(tables, column) for column in range(len(COLUMNS))),
     ]
     values = np.zeros((len(batch), len(VELOCITY_FEATURES)), dtype=np.float64)
@@ -48,13 +48,13 @@ def aggregate(batch: Observations, layout: Layout, logs: Logs) -> tuple[Floats, 
 def _own_rows(logs: Logs, wanted: Hashes, log: Integers, from_end: Integers) -> tuple[Logs, Integers]:
     """Find the first copy of each event in its log, and give the logs without any second copies.
 
-    Copies only come with redelivery. Without one each record lies where the batch has just put it, which sorting bare
-    numbers is enough to tell; where copies are is only looked for when there are some.
+    Copies only come with redelivery. Without one each record lies where the batch has just put it; which copy was first
+    is only looked for when there are some.
     """
     keyed = logs.keyed()
     row = logs.start[log + 1] - from_end
-    ordered = np.sort(keyed)
-    if not np.any(ordered[1:] == ordered[:-1]) and np.array_equal(keyed[row], wanted):
+    copies = representatives(keyed) != np.arange(len(keyed))
+    if not np.any(copies) and np.array_equal(keyed[row], wanted):
         return logs, row
     order = np.argsort(keyed, kind="stable")
     ordered = keyed[order]
@@ -64,12 +64,6 @@ def _own_rows(logs: Logs, wanted: Hashes, log: Integers, from_end: Integers) -> 
     if not np.array_equal(keyed[row], wanted):
         raise ValueError("a log lacks an event that was just appended to it")
     return logs.without(doubled), row - np.cumsum(doubled)[row]
-
-
-def _totals(values: Integers, low: Integers, high: Integers) -> Integers:
-    """Add up the values from each low to high, int64[q, 4]."""
-    totals = running(values)
-    return totals[high][:, None] - totals[low]
 
 
 def _in_tail(tables: Tables, values: Integers | None) -> Floats:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors.velocity import Floats, Hashes, Integers, Truths
-from detectors.velocity_fold import COLUMNS, LEVELS, belongs
+from detectors.velocity_fold import COLUMNS, LEVELS, NEVER, belongs
+from detectors.velocity_groups import grouped, representatives
 from detectors.velocity_log import mixed
 from detectors.velocity_tables import (
     OUTSIDE,
     WINDOW_COUNT,
     Asked,
-    Pairs,
+    Met,
     Scale,
     Tables,
     bins,
@@ -27,164 +28,205 @@ from detectors.velocity_tables import (
 
 
 @dataclass(frozen=True)
-class _Met:
-    """Records that show an other, ordered by log and time: `other` is equal only for equal others of one log."""
+class _Groups:
+    """Records before the tail put together by other, each in order of time.
 
-    scale: Scale
-    key: Integers
+    `order` are their places in Met; `time` is theirs in that order; `again` marks all but the first of a group. `start`
+    and `stop` are the places in that order of the group that shows the other of each of some further hashes.
+    """
+
+    order: Integers
     time: Integers
-    other: Hashes
+    again: Truths
+    start: Integers
+    stop: Integers
 
 
 @dataclass(frozen=True)
-class _Grouped:
-    """The same records by other, then time. `order` are their places in _Met; `again` marks all but the first."""
+class _New:
+    """Others that the tail shows a question, each once: in the windows from bin `shown` to before bin `known`."""
 
-    order: Integers
+    asked: Integers
+    shown: Integers
+    known: Integers
     other: Hashes
-    time: Integers
-    again: Truths
+
+    def part(self, level: int) -> "_New":
+        """Give those of a level."""
+        mine = belongs(self.other, level)
+        return _New(self.asked[mine], self.shown[mine], self.known[mine], self.other[mine])
+
+    def count(self, questions: int) -> Integers:
+        """Count them for each question, int64[q, 4]."""
+        size = WINDOW_COUNT + 1
+        change = np.bincount(self.asked * size + self.shown, minlength=questions * size)
+        change -= np.bincount(self.asked * size + self.known, minlength=questions * size)
+        added: Integers = change.reshape(questions, size)[:, :WINDOW_COUNT].cumsum(axis=1)
+        return added
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """For questions about the past of a log: records in or after a window whose next one is later than asked.
+
+    `bin` is the narrowest window such a record is in, or after.
+    """
+
+    asked: Integers
+    bin: Integers
+    other: Hashes
+
+    def part(self, level: int) -> "_Beyond":
+        """Give those of a level."""
+        mine = belongs(self.other, level)
+        return _Beyond(self.asked[mine], self.bin[mine], self.other[mine])
+
+    def count(self, questions: int) -> Integers:
+        """Count them for each question, int64[q, 4]."""
+        return histogram(self.asked, self.bin, questions).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """Others of the records before the tail, by log and time, and the range of each question's windows among them.
+
+    An other counts at its last record in a window: all records in it, less those that have a next one in it.
+    """
+
+    other: Hashes
+    has_next: Truths
+    low: Integers
+    high: Integers
+    end: Integers
+
+    def part(self, chosen: Truths) -> "_Ranges":
+        """Give the ranges among some of the records."""
+        place = running(chosen)
+        return _Ranges(self.other[chosen], self.has_next[chosen], place[self.low], place[self.high], place[self.end])
+
+    def count(self) -> Integers:
+        """Count distinct others, as if each question were about the latest of its log, int64[q, 4]."""
+        nexts = running(self.has_next)
+        return (self.high[:, None] - self.low) - (nexts[self.end][:, None] - nexts[self.low])
 
 
 def distinct(tables: Tables, column: int) -> Floats:
     """Count the distinct others of a column for each question and window, float64[q, 4]."""
-    values = _sampled(tables, column, 0, np.ones(len(tables.asked.log), dtype=np.bool_)).astype(np.float64)
-    if not tables.logs.summaries:
-        return values
+    met, questions = tables.met(column), len(tables.asked.log)
+    tail = tables.logs.rows[COLUMNS[column]]
+    tail_row = np.unique(tables.pairs.row)
+    tail_row = tail_row[tail[tail_row] != 0]
+    groups = _group(met, mixed(tail[tail_row], tables.logs.of[tail_row]))
+    ranges = _ranges(tables, met, groups)
+    beyond = _beyond(tables.asked, met, groups, ranges)
+    new = _new(tables, tail, tail_row, groups)
+    values = (ranges.count() + beyond.count(questions) + new.count(questions)).astype(np.float64)
     level = _levels(tables, column)
-    for number in range(1, int(level.max(initial=0)) + 1):
-        chosen = np.any(level == number, axis=1)
-        if np.any(chosen):
-            estimate = _sampled(tables, column, number, chosen) * float(1 << number)
-            values[chosen] = np.where(level[chosen] == number, estimate, values[chosen])
+    highest = int(level.max(initial=0))
+    if highest:
+        wanted = np.zeros(len(tables.logs.start), dtype=np.bool_)
+        wanted[tables.asked.log[level[:, -1] > 0]] = True
+        ranges = ranges.part(wanted[met.log])
+    for number in range(1, highest + 1):
+        ranges, beyond, new = ranges.part(belongs(ranges.other, number)), beyond.part(number), new.part(number)
+        estimate = (ranges.count() + beyond.count(questions) + new.count(questions)) * float(1 << number)
+        values = np.where(level == number, estimate, values)
     return np.maximum.accumulate(values, axis=1)
 
 
 def _levels(tables: Tables, column: int) -> Integers:
     """Give the lowest level whose sample covers each window, int64[q, 4]."""
     level = np.zeros((len(tables.asked.log), WINDOW_COUNT), dtype=np.int64)
-    for log, summary in tables.logs.summaries.items():
-        chosen = np.flatnonzero(tables.asked.log == log)
-        uncovered = tables.asked.since[chosen][:, :, None] <= summary.cover[column]
-        level[chosen] = np.minimum(uncovered.argmin(axis=2) + LEVELS * uncovered.all(axis=2), LEVELS - 1)
+    covers = {log: summary.cover[column] for log, summary in tables.logs.summaries.items()}
+    partial = [log for log, cover in covers.items() if cover[0] > NEVER]
+    if not partial:
+        return level
+    number = np.full(len(tables.logs.start), -1, dtype=np.int64)
+    number[partial] = np.arange(len(partial))
+    cover = np.stack([covers[log] for log in partial])
+    asking = number[tables.asked.log]
+    chosen = np.flatnonzero(asking >= 0)
+    uncovered = tables.asked.since[chosen][:, :, None] <= cover[asking[chosen]][:, None, :]
+    level[chosen] = np.minimum(np.count_nonzero(uncovered, axis=2), LEVELS - 1)
     return level
 
 
-def _sampled(tables: Tables, column: int, level: int, chosen: Truths) -> Integers:
-    """Count the others that belong to a level, int64[q, 4] for the chosen questions."""
-    earlier = tables.earlier
-    shown = belongs(earlier.others[column], level)
-    tail_others = tables.logs.rows[COLUMNS[column]][tables.pairs.row]
-    tail_shown = belongs(tail_others, level)
-    asked, pairs = tables.asked, tables.pairs
-    if level:
-        wanted = np.zeros(len(tables.logs.start), dtype=np.bool_)
-        wanted[asked.log[chosen]] = True
-        shown &= wanted[earlier.log]
-        tail_shown &= chosen[pairs.asked]
-        asked = asked.part(chosen)
-        pairs = Pairs((np.cumsum(chosen) - 1)[pairs.asked], pairs.row, pairs.bin)
-    met = _Met(
-        tables.scale,
-        earlier.key[shown],
-        earlier.time[shown],
-        mixed(earlier.others[column][shown], earlier.log[shown]),
+def _ranges(tables: Tables, met: Met, groups: _Groups) -> _Ranges:
+    asked, scale = tables.asked, tables.scale
+    has_next = np.zeros(len(met.key), dtype=np.bool_)
+    has_next[groups.order[np.flatnonzero(groups.again) - 1]] = True
+    return _Ranges(
+        met.other,
+        has_next,
+        low=np.searchsorted(met.key, scale(asked.log[:, None], asked.since)),
+        high=np.searchsorted(met.key, scale(asked.log, asked.as_of), side="right"),
+        end=np.searchsorted(met.key, (asked.log + 1) << scale.bits),
     )
-    grouped = _group(met)
-    pairs = pairs.part(tail_shown)
-    others = mixed(tail_others[tail_shown], asked.log[pairs.asked])
-    return _in_ranges(met, grouped, asked) + _in_tail(grouped, asked, pairs, others)
 
 
-def _group(met: _Met) -> _Grouped:
-    order = _stable_order(met.other)
-    other = met.other[order]
-    again = np.zeros(len(order), dtype=np.bool_)
-    again[1:] = other[1:] == other[:-1]
-    return _Grouped(order, other, met.time[order], again)
-
-
-def _stable_order(hashes: Hashes) -> Integers:
-    """Sort as argsort(kind="stable") does, several times faster.
-
-    The low bits of each hash make way for its place, so that bare numbers can be sorted; hashes that only differ in
-    those bits are seen afterwards.
-    """
-    bits = np.uint64(max(len(hashes) - 1, 1).bit_length())
-    low = np.uint64((1 << int(bits)) - 1)
-    packed = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
-    packed.sort()
-    order = (packed & low).astype(np.int64)
-    ordered = hashes[order]
-    if np.all(ordered[1:] >= ordered[:-1]):
-        return order
-    return np.argsort(hashes, kind="stable")
-
-
-def _in_ranges(met: _Met, grouped: _Grouped, asked: Asked) -> Integers:
-    """Count distinct others among the records before the tail, int64[q, 4].
-
-    Each other counts at its last record in the window: all records in it, less those that have a next one in it.
-    """
-    low = np.searchsorted(met.key, met.scale(asked.log[:, None], asked.since))
-    high = np.searchsorted(met.key, met.scale(asked.log, asked.as_of), side="right")
-    end = np.searchsorted(met.key, (asked.log + 1) << met.scale.bits)
-    has_next = np.zeros(len(met.key), dtype=np.int64)
-    again = np.flatnonzero(grouped.again)
-    has_next[grouped.order[again - 1]] = 1
-    nexts = running(has_next)
-    found = (high[:, None] - low) - (nexts[end][:, None] - nexts[low])
-    if np.array_equal(high, end):
-        return found
-    return found + _beyond(met, grouped, asked, (high, end))
-
-
-def _beyond(met: _Met, grouped: _Grouped, asked: Asked, later: tuple[Integers, Integers]) -> Integers:
-    """Count, for questions about the past of a log, the records in or after a window whose next one is after it."""
-    again = np.flatnonzero(grouped.again)
-    repeats = np.zeros(len(met.key), dtype=np.int64)
-    repeats[grouped.order[again]] = 1
+def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges) -> _Beyond:
+    again = np.flatnonzero(groups.again)
+    repeats = np.zeros(len(met.key), dtype=np.bool_)
+    repeats[groups.order[again]] = True
+    upto = running(repeats)
+    which, place = expand(upto[ranges.high], upto[ranges.end])
     previous = np.zeros(len(met.key), dtype=np.int64)
-    previous[grouped.order[again]] = grouped.time[again - 1]
-    upto, previous = running(repeats), previous[repeats == 1]
-    which, place = expand(upto[later[0]], upto[later[1]])
-    age = np.maximum(asked.as_of[which] - previous[place], 0)
-    return histogram(which, bins(age), len(asked.log)).astype(np.int64)
+    previous[groups.order[again]] = groups.time[again - 1]
+    age = np.maximum(asked.as_of[which] - previous[repeats][place], 0)
+    return _Beyond(which, bins(age), met.other[repeats][place])
 
 
-def _in_tail(grouped: _Grouped, asked: Asked, pairs: Pairs, others: Hashes) -> Integers:
-    """Count the others that the tail shows and the records before it do not, int64[q, 4]."""
-    if not len(others):
-        return np.zeros((len(asked.log), WINDOW_COUNT), dtype=np.int64)
-    names, code = np.unique(others, return_inverse=True)
-    packed = (pairs.asked * len(names) + code) * (OUTSIDE + 1) + pairs.bin
-    packed.sort()
-    each, shown = np.divmod(packed, OUTSIDE + 1)
-    first = np.concatenate(([True], each[1:] != each[:-1]))
-    question, code = np.divmod(each[first], len(names))
-    known = _bins_before(grouped, names, code, asked.as_of[question])
-    size = WINDOW_COUNT + 1
-    change = np.bincount(question * size + shown[first], minlength=len(asked.log) * size)
-    change -= np.bincount(question * size + np.maximum(known, shown[first]), minlength=len(asked.log) * size)
-    added: Integers = change.reshape(-1, size)[:, :WINDOW_COUNT].cumsum(axis=1)
-    return added
+def _group(met: Met, further: Hashes) -> _Groups:
+    size = len(met.key)
+    group = representatives(np.concatenate((mixed(met.other, met.log), further)))
+    order = grouped(group)
+    before_tail = order < size
+    start, stop = np.zeros((2, len(group)), dtype=np.int64)
+    ordered, placed = group[order], running(before_tail)
+    first = np.flatnonzero(np.concatenate((ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1])))
+    start[ordered[first]] = placed[first]
+    stop[ordered[first]] = placed[np.concatenate((first[1:], [len(order)]))] if len(first) else 0
+    order = order[before_tail]
+    ordered = group[order]
+    again = np.concatenate((ordered[:0] == ordered[:0], ordered[1:] == ordered[:-1]))
+    again = np.concatenate((np.zeros(min(size, 1), dtype=np.bool_), again))
+    return _Groups(order, met.time[order], again, start[group[size:]], stop[group[size:]])
 
 
-def _bins_before(grouped: _Grouped, names: Hashes, code: Integers, as_of: Integers) -> Integers:
-    """Give the narrowest window in which the records before the tail show names[code] as of a time, or OUTSIDE."""
-    if not len(grouped.time):
-        return np.full(len(code), OUTSIDE)
-    start = np.searchsorted(grouped.other, names)
-    stop = np.searchsorted(grouped.other, names, side="right")
-    scale = _spread(grouped.time, as_of)
-    rank = np.cumsum(~grouped.again) - 1
-    key = scale(rank, grouped.time)
-    group = rank[np.minimum(start, len(rank) - 1)][code]
+def _new(tables: Tables, tail: Hashes, tail_row: Integers, groups: _Groups) -> _New:
+    """Find the others that the tail shows each question, and in which windows they are new."""
+    if not len(tail_row):
+        none = np.empty(0, dtype=np.int64)
+        return _New(none, none, none, np.empty(0, dtype=np.uint64))
+    names, code = np.unique(tail[tail_row], return_inverse=True)
+    coded = np.full(len(tail), -1, dtype=np.int64)
+    coded[tail_row] = code
+    place = np.zeros(len(tail), dtype=np.int64)
+    place[tail_row] = np.arange(len(tail_row))
+    pairs = tables.pairs.part(coded[tables.pairs.row] >= 0)
+    each = pairs.asked * len(names) + coded[pairs.row]
+    order = np.argsort(each * (OUTSIDE + 1) + pairs.bin, kind="stable")
+    each = each[order]
+    first = order[np.concatenate((each[:1] == each[:1], each[1:] != each[:-1]))]
+    question, shown, row = pairs.asked[first], pairs.bin[first], pairs.row[first]
+    known = _known(groups, place[row], tables.asked.as_of[question])
+    return _New(question, shown, np.maximum(known, shown), tail[row])
+
+
+def _known(groups: _Groups, place: Integers, as_of: Integers) -> Integers:
+    """Give the narrowest window in which the records before the tail show an other as of a time, or OUTSIDE."""
+    start, stop = groups.start[place], groups.stop[place]
+    if not len(groups.time) or not len(place):
+        return np.full(len(place), OUTSIDE)
+    scale = _span(groups.time, as_of)
+    rank = np.cumsum(~groups.again) - 1
+    key = scale(rank, groups.time)
+    group = rank[np.minimum(start, len(rank) - 1)]
     latest = np.searchsorted(key, scale(group, as_of), side="right") - 1
-    there = (latest >= start[code]) & (start[code] < stop[code])
-    return np.where(there, bins(as_of - grouped.time[latest]), OUTSIDE)
+    there = (latest >= start) & (start < stop)
+    return np.where(there, bins(as_of - groups.time[latest]), OUTSIDE)
 
 
-def _spread(*times: Integers) -> Scale:
+def _span(*times: Integers) -> Scale:
     base = min(int(time.min()) for time in times)
     return Scale(base, (max(int(time.max()) for time in times) - base + 1).bit_length())

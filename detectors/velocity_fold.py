@@ -2,9 +2,9 @@
 
 Times, counts and sums go into buckets of 1 s, 1 min, 30 min or 3 h by age, a sixtieth or so of the window in which an
 age still matters; a bucket stands at its latest record's time. The others seen (devices, accounts, ...) are kept each
-with the time they were last seen: the 128 seen last, of half of them (those whose hash is divisible by 2) the 128 seen
+with the time they were last seen: the 64 seen last, of half of them (those whose hash is divisible by 2) the 64 seen
 last, of a quarter, and so on, after P. Gibbons and S. Tirthapura, "Distributed streams algorithms for sliding windows"
-(SPAA 2002). So up to 128 distinct others in a window are counted exactly, and more are estimated to about a tenth.
+(SPAA 2002). So up to 64 distinct others in a window are counted exactly, and more are estimated to about a sixth.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,18 @@ RAW_MAX: Final = 192
 """A log with more foldable records than this is folded."""
 RAW_KEPT: Final = 64
 """So many of the latest records stay as they are."""
-SUMMARY_MARK: Final = np.iinfo(np.int64).min
+SUMMARY_MARK: Final = -(2**63)
 """Stands where a record has its time, and tells a summary from a record."""
 LEVELS: Final = 16
-SAMPLE_MAX: Final = 128
+SAMPLE_MAX: Final = 64
 COLUMNS: Final = DISTINCT["account"]
 KEPT_MS: Final = WINDOW_MS_MAX + 25 * 3_600_000
 """What is older than the widest window, and than the latest that an event may come, is forgotten."""
 BUCKETS: Final = ((60_000, 1_000), (3_600_000, 60_000), (86_400_000, 1_800_000), (KEPT_MS + 1, 10_800_000))
 """Up to which age (ms) a bucket has which length (ms)."""
 
-_NEVER: Final = SUMMARY_MARK
+NEVER: Final = SUMMARY_MARK
+"""The time before all times."""
 _TOTAL_MAX: Final = 2**52
 _HEAD: Final = 8
 _WORD_BYTES: Final = 8
@@ -93,7 +94,7 @@ NOTHING: Final = Summary(
     total=np.empty(0, dtype=np.int64),
     seen=tuple(np.empty(0, dtype=np.uint64) for _ in COLUMNS),
     seen_time=tuple(np.empty(0, dtype=np.int64) for _ in COLUMNS),
-    cover=np.full((len(COLUMNS), LEVELS), _NEVER, dtype=np.int64),
+    cover=np.full((len(COLUMNS), LEVELS), NEVER, dtype=np.int64),
 )
 """The summary of a log that was never folded."""
 
@@ -118,7 +119,7 @@ def foldable(rows: np.ndarray[tuple[int], np.dtype[np.void]], protected: Hashes)
     """
     if len(rows) <= RAW_MAX:
         return 0
-    held = np.flatnonzero(np.isin(rows["event"], protected))
+    held = np.flatnonzero(np.isin(rows["event"], protected, kind="sort"))
     count = min(len(rows) - RAW_KEPT, int(held[0]) if len(held) else len(rows))
     return count if count >= RAW_KEPT else 0
 
@@ -172,6 +173,8 @@ def _merge_buckets(
 def _sample(
     summary: Summary, column: int, rows: np.ndarray[tuple[int], np.dtype[np.void]], newest: int
 ) -> tuple[Hashes, Integers, Integers]:
+    if not len(summary.seen[column]) and not np.any(rows[COLUMNS[column]]):
+        return summary.seen[column], summary.seen_time[column], summary.cover[column]
     seen = np.concatenate((summary.seen[column], rows[COLUMNS[column]]))
     time = np.concatenate((summary.seen_time[column], rows["time"]))
     order = np.lexsort((time, seen))
@@ -185,6 +188,7 @@ def _sample(
     for level in range(LEVELS):
         members = np.flatnonzero(belongs(seen, level))
         kept[members[:SAMPLE_MAX]] = True
-        if len(members) > SAMPLE_MAX:
-            cover[level] = max(cover[level], time[members[SAMPLE_MAX]])
+        if len(members) <= SAMPLE_MAX:
+            break
+        cover[level] = max(cover[level], time[members[SAMPLE_MAX]])
     return seen[kept][::-1], time[kept][::-1], cover

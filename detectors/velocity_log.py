@@ -17,6 +17,7 @@ from detectors.velocity_fold import NOTHING, RAW_MAX, SUMMARY_MARK, Summary, fol
 POINTS_COUNTED_MAX: Final = 2**42
 """One event adds at most this to a sum, so that no sum of a log overflows 64 bits."""
 RECORD_BYTES: Final = RECORD.itemsize
+_MARK: Final = SUMMARY_MARK.to_bytes(8, "little", signed=True)
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -103,23 +104,20 @@ def layout(batch: Observations) -> Layout:
 
 def read(blobs: Sequence[bytes]) -> Logs:
     """Read whole logs. A record cut short at the end of a log would be a fault of the store, and raises ValueError."""
-    rows = np.frombuffer(b"".join(blobs), dtype=RECORD)
-    lengths = np.array([len(blob) for blob in blobs], dtype=np.int64)
+    summaries = {log: Summary.read(blob) for log, blob in enumerate(blobs) if blob.startswith(_MARK)}
+    parts = list(blobs)
+    for log, summary in summaries.items():
+        parts[log] = blobs[log][summary.size_bytes :]
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
     if np.any(lengths % RECORD_BYTES):
         raise ValueError("a log does not hold whole records")
     lengths //= RECORD_BYTES
-    start = np.concatenate(([0], np.cumsum(lengths)))
-    heads = np.flatnonzero(lengths)
-    folded = heads[rows["time"][start[heads]] == SUMMARY_MARK].tolist()
-    summaries = {log: Summary.read(blobs[log]) for log in folded}
-    of = np.repeat(np.arange(len(blobs)), lengths)
-    logs = Logs(rows, of, start, summaries)
-    if not summaries:
-        return logs
-    summarised = np.zeros(len(rows), dtype=np.bool_)
-    for log, summary in summaries.items():
-        summarised[start[log] : start[log] + summary.size_bytes // RECORD_BYTES] = True
-    return logs.without(summarised)
+    return Logs(
+        rows=np.frombuffer(b"".join(parts), dtype=RECORD),
+        of=np.repeat(np.arange(len(parts)), lengths),
+        start=np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths))),
+        summaries=summaries,
+    )
 
 
 def refolded(logs: Logs, protected: Hashes) -> Iterator[tuple[int, bytes]]:

@@ -1,11 +1,12 @@
 """The arrays that all aggregates of a batch are counted from.
 
-The records of a log fall in two parts: what was there before the first event of the batch asks (`Earlier`), and the
-tail from there on. The first part is put in order of time, so that a window is a range found by binary search. In the
-short tail every event meets the records before it one by one (`Pairs`).
+The records of a log fall in two parts: what was there before the first event of the batch asks (`Totals`, `Met`), and
+the tail from there on. The first part is put in order of time, so that a window is a range found by binary search. In
+the short tail every event meets the records before it one by one (`Pairs`).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -41,7 +42,7 @@ class Asked:
     as_of: Integers
     row: Integers
 
-    @property
+    @cached_property
     def since(self) -> Integers:
         """The start of each window, int64[q, 4]."""
         return self.as_of[:, None] - LENGTHS
@@ -52,19 +53,35 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """Records before the tail and what summaries add to them, ordered by log and time.
+class Totals:
+    """Running totals of the records before the tail and of the summaries' buckets, ordered by log and time.
 
-    `key` is the Scale's. A summary's bucket has the count of its records and no others; an other it remembers has one
-    of `others` and a count of 0.
+    `key` is the Scale's, int64[e]; `count` and `points` int64[e + 1] begin with 0.
     """
+
+    key: Integers
+    count: Integers
+    points: Integers
+
+    def ranges(self, asked: Asked, scale: Scale) -> tuple[Integers, Integers]:
+        """Count the records and add up the points of each window, both int64[q, 4]."""
+        low = np.searchsorted(self.key, scale(asked.log[:, None], asked.since))
+        high = np.searchsorted(self.key, scale(asked.log, asked.as_of), side="right")[:, None]
+        return self.count[high] - self.count[low], self.points[high] - self.points[low]
+
+
+@dataclass(frozen=True)
+class Met:
+    """Records before the tail that show an other of one column, and the others summaries remember, in that order."""
 
     key: Integers
     log: Integers
     time: Integers
-    count: Integers
-    points: Integers
-    others: tuple[Hashes, ...]
+    other: Hashes
+
+    def part(self, chosen: Truths) -> "Met":
+        """Give some of them."""
+        return Met(self.key[chosen], self.log[chosen], self.time[chosen], self.other[chosen])
 
 
 @dataclass(frozen=True)
@@ -82,13 +99,50 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Tables:
-    """All of it, for one batch."""
+    """All of it, for one batch. `earlier` are the rows before the tails, `key` int64[e] theirs, `time` of all rows."""
 
     logs: Logs
     asked: Asked
     scale: Scale
-    earlier: Earlier
+    time: Integers
+    earlier: Integers
+    key: Integers
     pairs: Pairs
+
+    def totals(self) -> Totals:
+        """Arrange what is counted and added up."""
+        key, points = self.key, self.logs.rows["points"][self.earlier]
+        count = np.ones(len(key), dtype=np.int64)
+        summaries = self.logs.summaries
+        if summaries:
+            remembered = np.concatenate([summary.time for summary in summaries.values()])
+            log = np.repeat(list(summaries), [len(summary.time) for summary in summaries.values()])
+            key = np.concatenate((key, self.scale(log, remembered)))
+            count = np.concatenate((count, *(summary.count for summary in summaries.values())))
+            points = np.concatenate((points, *(summary.total for summary in summaries.values())))
+        order = _order(key)
+        if order is not None:
+            key, count, points = key[order], count[order], points[order]
+        return Totals(key, running(count), running(points))
+
+    def met(self, column: int) -> Met:
+        """Arrange what is known of the others of one column."""
+        other = self.logs.rows[COLUMNS[column]][self.earlier]
+        shown = np.flatnonzero(other)
+        rows = self.earlier[shown]
+        met = Met(self.key[shown], self.logs.of[rows], self.time[rows], other[shown])
+        summaries = self.logs.summaries
+        if summaries:
+            time = np.concatenate([summary.seen_time[column] for summary in summaries.values()])
+            log = np.repeat(list(summaries), [len(summary.seen[column]) for summary in summaries.values()])
+            met = Met(
+                np.concatenate((met.key, self.scale(log, time))),
+                np.concatenate((met.log, log)),
+                np.concatenate((met.time, time)),
+                np.concatenate((met.other, *(summary.seen[column] for summary in summaries.values()))),
+            )
+        order = _order(met.key)
+        return met if order is None else Met(met.key[order], met.log[order], met.time[order], met.other[order])
 
 
 def build(logs: Logs, asked: Asked) -> Tables:
@@ -98,7 +152,9 @@ def build(logs: Logs, asked: Asked) -> Tables:
     tail[asked.log] = asked.row
     np.minimum.at(tail, asked.log, asked.row)
     scale = _scale(time, asked, logs.summaries)
-    return Tables(logs, asked, scale, _earlier(logs, time, tail, scale), _pairs(asked, tail[asked.log], time))
+    earlier = np.flatnonzero(np.arange(len(time)) < tail[logs.of])
+    key = scale(logs.of[earlier], time[earlier])
+    return Tables(logs, asked, scale, time, earlier, key, _pairs(asked, tail[asked.log], time))
 
 
 def expand(start: Integers, stop: Integers) -> tuple[Integers, Integers]:
@@ -120,7 +176,7 @@ def histogram(asked: Integers, bin_: Integers, size: int, weights: Floats | None
     return flat.reshape(size, WINDOW_COUNT + 1)[:, :WINDOW_COUNT].cumsum(axis=1)
 
 
-def running(values: Integers) -> Integers:
+def running(values: Integers | Truths) -> Integers:
     """Give running totals, beginning with 0."""
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))
 
@@ -136,56 +192,11 @@ def _scale(time: Integers, asked: Asked, summaries: dict[int, Summary]) -> Scale
     return Scale(base, (int(together.max()) - base + 1).bit_length())
 
 
-def _earlier(logs: Logs, time: Integers, tail: Integers, scale: Scale) -> Earlier:
-    chosen = np.flatnonzero(np.arange(len(time)) < tail[logs.of])
-    rows = logs.rows[chosen]
-    log, time, points = logs.of[chosen], time[chosen], rows["points"]
-    others = tuple(np.ascontiguousarray(rows[column]) for column in COLUMNS)
-    count = np.ones(len(chosen), dtype=np.int64)
-    parts = [Earlier(scale(log, time), log, time, count, points, others)]
-    parts += [_remembered(number, summary, scale) for number, summary in logs.summaries.items()]
-    return _in_order(_together(parts) if len(parts) > 1 else parts[0])
-
-
-def _remembered(number: int, summary: Summary, scale: Scale) -> Earlier:
-    """Give a summary's buckets and others as if they were records."""
-    buckets, sizes = len(summary.time), [len(column) for column in summary.seen]
-    time = np.concatenate((summary.time, *summary.seen_time))
-    log = np.full(len(time), number, dtype=np.int64)
-    count, points = np.zeros((2, len(time)), dtype=np.int64)
-    count[:buckets], points[:buckets] = summary.count, summary.total
-    others = np.zeros((len(COLUMNS), len(time)), dtype=np.uint64)
-    at = buckets
-    for column, size in enumerate(sizes):
-        others[column, at : at + size] = summary.seen[column]
-        at += size
-    return Earlier(scale(log, time), log, time, count, points, tuple(others))
-
-
-def _together(parts: list[Earlier]) -> Earlier:
-    return Earlier(
-        key=np.concatenate([part.key for part in parts]),
-        log=np.concatenate([part.log for part in parts]),
-        time=np.concatenate([part.time for part in parts]),
-        count=np.concatenate([part.count for part in parts]),
-        points=np.concatenate([part.points for part in parts]),
-        others=tuple(np.concatenate([part.others[column] for part in parts]) for column in range(len(COLUMNS))),
-    )
-
-
-def _in_order(earlier: Earlier) -> Earlier:
-    key = earlier.key
+def _order(key: Integers) -> Integers | None:
+    """Give the order by key, or None when it is in order already, as it is unless events came late."""
     if np.all(key[1:] >= key[:-1]):
-        return earlier
-    order = np.argsort(key, kind="stable")
-    return Earlier(
-        key=key[order],
-        log=earlier.log[order],
-        time=earlier.time[order],
-        count=earlier.count[order],
-        points=earlier.points[order],
-        others=tuple(column[order] for column in earlier.others),
-    )
+        return None
+    return np.argsort(key, kind="stable")
 
 
 def _pairs(asked: Asked, start: Integers, time: Integers) -> Pairs:

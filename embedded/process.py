@@ -17,6 +17,7 @@ from pathlib import Path
 from embedded import guardian
 
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_768)
 
 
 class ServiceError(RuntimeError):
@@ -82,6 +83,11 @@ class Guarded:
     def running(self) -> bool:
         """Whether the service still runs."""
         return self._guardian.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The service's exit code (128 + signal if one ended it), or None while it runs."""
+        return self._guardian.poll()
 
     def tail(self, lines: int = 12) -> str:
         """Return the last lines of the service's log."""
@@ -176,11 +182,16 @@ def clear_leftover(data_dir: Path, name: str, seconds: float = 20.0) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on at the loopback address now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on at the loopback address now.
+
+    It lies below those that systems give to outgoing connections: a client that knocks while the service is down could
+    otherwise be given the very port it knocks at, and keep the service from coming back.
+    """
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def private_directory(path: Path) -> Path:

@@ -16,15 +16,23 @@ Domain = Literal["ids", "accounts", "offsets", "once"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One statement and the domain whose ranges it takes."""
+    """One statement, the domain whose ranges it takes, and the names of what it finds."""
 
     domain: Domain
+    kinds: tuple[str, ...]
     sql: str
 
 
 # Headers and entries agree, and every layer sums to zero. Which layers a transaction has follows from its kind.
 TRANSACTIONS = Check(
     "ids",
+    (
+        "entries_without_transaction",
+        "transaction_without_entries",
+        "unbalanced_transaction",
+        "wrong_layers",
+        "wrong_amount",
+    ),
     """
 WITH legs AS (
     SELECT txn_id, sum(amount) FILTER (WHERE layer = 0) AS sum_0, sum(amount) FILTER (WHERE layer = 1) AS sum_1,
@@ -54,6 +62,11 @@ SELECT kind, 'transaction ' || txn_id AS subject,
 # Every entry is on an account of its transaction's programme; members' entries are numbered, control accounts' are not.
 ENTRIES = Check(
     "ids",
+    (
+        "entry_without_account",
+        "foreign_account",
+        "wrong_numbering",
+    ),
     """
 SELECT CASE WHEN a.account_id IS NULL THEN 'entry_without_account'
             WHEN a.program <> t.program THEN 'foreign_account' ELSE 'wrong_numbering' END AS kind,
@@ -68,6 +81,11 @@ SELECT CASE WHEN a.account_id IS NULL THEN 'entry_without_account'
 # A pending transaction is a hold, and a hold is a pending transaction, of the same points on the same accounts.
 HOLDS = Check(
     "ids",
+    (
+        "pending_without_hold",
+        "hold_without_pending",
+        "hold_differs",
+    ),
     """
 SELECT CASE WHEN h.hold_id IS NULL THEN 'pending_without_hold'
             WHEN t.txn_id IS NULL OR NOT t.pending THEN 'hold_without_pending' ELSE 'hold_differs' END AS kind,
@@ -87,6 +105,12 @@ SELECT CASE WHEN h.hold_id IS NULL THEN 'pending_without_hold'
 # A hold is marked as ended exactly if a resolution says so, and that rests on a review decision of the same verdict.
 RESOLUTIONS = Check(
     "ids",
+    (
+        "ended_without_resolution",
+        "resolved_but_open",
+        "resolution_without_decision",
+        "resolution_without_transaction",
+    ),
     """
 SELECT CASE WHEN h.resolved_at IS NOT NULL AND r.hold_id IS NULL THEN 'ended_without_resolution'
             WHEN h.resolved_at IS NULL THEN 'resolved_but_open'
@@ -104,18 +128,25 @@ SELECT CASE WHEN h.resolved_at IS NOT NULL AND r.hold_id IS NULL THEN 'ended_wit
             AND (d.decision_id IS NULL OR d.hold_id <> r.hold_id OR d.verdict <> r.verdict OR t.txn_id IS NULL)))""",
 )
 
-# What a resolution releases is what its hold had pending, leg for leg; what it says is what the resolution says.
+# What a resolution releases is what its hold had pending, leg for leg, and what a post posts is the same again (a
+# member and the member's arrears are one here); what it says is what the resolution says.
 RELEASES = Check(
     "ids",
+    ("release_differs", "posting_differs", "transaction_without_resolution"),
     """
 WITH ends AS (SELECT txn_id, resolves, kind FROM txn WHERE txn_id > :low AND txn_id <= :high AND resolves IS NOT NULL),
 legs AS (
-    SELECT t.txn_id, e.account_id, e.amount FROM ends t JOIN entry e ON e.txn_id = t.txn_id AND e.layer = 2
+    SELECT t.txn_id, e.account_id, e.amount, e.layer FROM ends t JOIN entry e ON e.txn_id = t.txn_id AND e.layer <> 1
     UNION ALL
-    SELECT t.txn_id, e.account_id, -e.amount FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1)
-SELECT 'release_differs' AS kind, 'transaction ' || txn_id AS subject,
-       format('account %s: released and pending differ by %s', account_id, sum(amount)) AS detail
-  FROM legs GROUP BY txn_id, account_id HAVING sum(amount) <> 0
+    SELECT t.txn_id, e.account_id, -e.amount, 2 FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1
+    UNION ALL
+    SELECT t.txn_id, e.account_id, -e.amount, 0 FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1
+     WHERE t.kind = 'post')
+SELECT CASE layer WHEN 2 THEN 'release_differs' ELSE 'posting_differs' END AS kind, 'transaction ' || txn_id AS subject,
+       format('%s %s: differs from what was pending by %s', CASE WHEN control THEN 'control' ELSE 'member' END, name,
+              sum(amount)) AS detail
+  FROM (SELECT legs.*, a.name, a.kind = 'control' AS control FROM legs LEFT JOIN account a USING (account_id)) named
+ GROUP BY txn_id, layer, control, name HAVING sum(amount) <> 0
 UNION ALL
 SELECT 'transaction_without_resolution', 'transaction ' || t.txn_id,
        format('%s of hold %s, which is resolved by %s', t.kind, t.resolves, r.decision_id)
@@ -126,6 +157,11 @@ SELECT 'transaction_without_resolution', 'transaction ' || t.txn_id,
 # What moves points was decided so, and what was decided so moved them; account, event and points are the same.
 DECISIONS = Check(
     "ids",
+    (
+        "transaction_without_decision",
+        "decision_without_transaction",
+        "decision_differs",
+    ),
     """
 WITH moved AS (SELECT * FROM txn WHERE txn_id > :low AND txn_id <= :high AND resolves IS NULL),
 decided AS (SELECT * FROM decision WHERE decision_id > :low AND decision_id <= :high)
@@ -148,6 +184,13 @@ SELECT CASE WHEN d.decision_id IS NULL THEN 'transaction_without_decision'
 # Every account's counters, entry count and sequence, replayed from its entries.
 ACCOUNTS = Check(
     "accounts",
+    (
+        "counters_differ",
+        "entry_count_differs",
+        "negative_available",
+        "negative_arrears",
+        "wrong_arrears_link",
+    ),
     """
 WITH replay AS (
     SELECT account_id, count(*) AS entries, max(account_seq) AS last,
@@ -189,6 +232,7 @@ SELECT verdict AS kind, format('account %s (%s %s of %s)', account_id, kind, nam
 # Debits equal credits in each programme, posted and pending, over all its accounts, control tails included.
 CONSERVATION = Check(
     "once",
+    ("not_conserved",),
     """
 SELECT 'not_conserved' AS kind, 'programme ' || program AS subject,
        format('posted: debits %s, credits %s; pending: debits %s, credits %s', sum(posted_dr), sum(posted_cr),
@@ -203,6 +247,7 @@ SELECT 'not_conserved' AS kind, 'programme ' || program AS subject,
 # Decisions of people and of policy: each verdict that ends a hold has ended it.
 REVIEWS = Check(
     "ids",
+    ("review_without_resolution",),
     """
 SELECT 'review_without_resolution' AS kind, 'decision ' || d.decision_id AS subject,
        format('%s of hold %s by %s', d.verdict, d.hold_id, d.actor) AS detail
@@ -213,6 +258,10 @@ SELECT 'review_without_resolution' AS kind, 'decision ' || d.decision_id AS subj
 # Every event that came in has exactly one outcome: a decision, or a dead letter at its own place in the log.
 EVENTS = Check(
     "offsets",
+    (
+        "event_without_outcome",
+        "event_with_two_outcomes",
+    ),
     """
 SELECT CASE WHEN d.decision_id IS NULL THEN 'event_without_outcome' ELSE 'event_with_two_outcomes' END AS kind,
        format('event %s of %s', i.event_id, i.source) AS subject,

@@ -21,6 +21,8 @@ def build(settings: Settings, topic: str, positions: Positions, release: Callabl
     `positions` claims partitions at each assignment and says where reading goes on; `release` is called when a
     rebalance begins.
     """
+    scratch = settings.data_dir / "faust" / settings.worker_id  # Faust wants one, though without tables it stays empty
+    scratch.mkdir(parents=True, exist_ok=True)
     app = App(
         f"{settings.group}-{topic}",
         version=1,
@@ -43,7 +45,7 @@ def build(settings: Settings, topic: str, positions: Positions, release: Callabl
         broker_rebalance_timeout=30.0,
         broker_request_timeout=max(40.0, settings.session_timeout + 1),
         producer_acks=-1,
-        datadir=str(settings.data_dir / "faust" / settings.worker_id),
+        datadir=str(scratch),
     )
     app.positions = positions
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
+from detectors.decision import is_trusted
 from detectors.entity import Keys
 from detectors.policy import Training
 from ledger.arrays import bigints, run, texts, timestamps
@@ -68,7 +69,7 @@ def refusals(letters: Sequence[DeadLetter], log: Log, topics: Outgoing, at: date
 def expect_labels(conn: Connection, decided: Sequence[Decided], training: Training, keys: Keys) -> None:
     """Note which events may teach the models once they have matured without objection.
 
-    Only events that moved points, were approved and raised nothing; of those a share, chosen by a hash of the identity,
+    Only events that moved points, were approved and that no rule objected to; of those a share, chosen by a hash of the identity,
     so that the choice is the same on every replay.
     """
     quiet = [row for row in decided if _is_quiet(row) and _share(row, keys) < training.share]
@@ -88,7 +89,7 @@ def expect_labels(conn: Connection, decided: Sequence[Decided], training: Traini
 
 def _is_quiet(row: Decided) -> bool:
     decision = row.decision
-    return row.outcome == "approve" and decision is not None and not decision.suspicious and not decision.reasons
+    return row.outcome == "approve" and decision is not None and is_trusted(decision)
 
 
 def _share(row: Decided, keys: Keys) -> float:

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from streams.velocity_store import VelocityUnavailable
+from streams.velocity_store import VelocityUnavailableError
 
 Dependency = Literal["postgresql", "redis"]
 
@@ -22,7 +22,7 @@ READ_ONLY = "25006"
 
 def dependency_down(error: BaseException) -> Dependency | None:
     """The dependency to wait for before the same batch is tried again, or None when waiting would not help."""
-    if isinstance(error, (VelocityUnavailable, RedisError)):
+    if isinstance(error, (VelocityUnavailableError, RedisError)):
         return "redis"
     if isinstance(error, (DisconnectionError, PoolTimeout)):
         return "postgresql"

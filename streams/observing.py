@@ -20,7 +20,7 @@ from detectors.entity import Keys
 from detectors.features import Floats
 from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observed, history, observations
 from streams.records import Incoming
-from streams.velocity_store import VelocityStore, VelocityUnavailable
+from streams.velocity_store import VelocityStore, VelocityUnavailableError
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
 _REBUILD_LOCK = 0x7665_6C6F
@@ -69,7 +69,7 @@ class Observer:
         while True:
             try:
                 await self.warm_up()
-            except VelocityUnavailable as error:
+            except VelocityUnavailableError as error:
                 log.warning("velocity store does not answer", service="redis", error=str(error))
             await asyncio.sleep(seconds)
 

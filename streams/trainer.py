@@ -166,7 +166,7 @@ def work(engine: Engine, key: bytes, metrics: Metrics, params: TrainerParams, st
                         _fold(Trainer(engine, key, metrics, params), guard, stop)
                 finally:
                     guard.invalidate()  # ends the session, and with it the lock
-        except Exception as error:
+        except Exception as error:  # whatever is no outage is raised again
             if dependency_down(error) is None:
                 raise
             metrics.gauge(READY, "postgresql").set(0)

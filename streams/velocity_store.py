@@ -75,6 +75,9 @@ class VelocityStore(Protocol):
     async def rebuild(self, past: Observations) -> None:
         """Add past events, oldest first, without asking for values. Raises VelocityUnavailableError."""
 
+    async def is_cold(self) -> bool:
+        """Whether the store carries another token than `epoch`, or none. Raises VelocityUnavailableError."""
+
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token. Raises VelocityUnavailableError."""
 
@@ -122,7 +125,10 @@ class _Store(ABC):
         logs = read(blobs)
         values, approximate = aggregate(batch, arranged, logs)
         await self._fold(keys, blobs, logs, np.concatenate(self._recent))
-        return values, approximate, self.epoch is None or epoch != self.epoch.encode()
+        return values, approximate, self._differs(epoch)
+
+    def _differs(self, epoch: bytes | None) -> bool:
+        return self.epoch is None or epoch != self.epoch.encode()
 
     async def _fold(self, keys: Sequence[bytes], blobs: Sequence[bytes], logs: Logs, protected: Hashes) -> None:
         replacements = [
@@ -162,6 +168,11 @@ class RedisVelocityStore(_Store):
         )
         return cls(client, epoch)
 
+    async def is_cold(self) -> bool:
+        """Whether the store carries another token, or none."""
+        epoch, _ = await self._append([], [])
+        return self._differs(epoch)
+
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token."""
         try:
@@ -189,11 +200,12 @@ class RedisVelocityStore(_Store):
             if script not in self._scripts:
                 self._scripts[script] = await self._client.script_load(script)
             try:
-                return await self._client.evalsha(self._scripts[script], len(keys), *keys, *arguments)
+                answer: list[bytes] = await self._client.evalsha(self._scripts[script], len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self._client.eval(script, len(keys), *keys, *arguments)
+                answer = await self._client.eval(script, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
             raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
+        return answer
 
 
 class MemoryVelocityStore(_Store):
@@ -203,6 +215,10 @@ class MemoryVelocityStore(_Store):
         """`logs` also holds the epoch, as Redis does."""
         super().__init__(epoch)
         self.logs: dict[bytes, bytes] = {} if logs is None else logs
+
+    async def is_cold(self) -> bool:
+        """Whether the store carries another token, or none."""
+        return self._differs(self.logs.get(EPOCH_KEY))
 
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token."""

@@ -1,9 +1,12 @@
 """Writes to a real ledger the way the pipeline does: through lock, plan and write, with inbox and decision rows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from ledger.holds import Resolution, Resolved, resolve
 from ledger.ids import IdBlocks
@@ -24,7 +27,18 @@ INSERT INTO decision (decision_id, source, event_id, program, account, type, poi
 VALUES (:id, :source, :event_id, :program, :account, :kind, :points, :outcome, :code, '{}', '[]', now(), now(), now(),
         'log', 'points.events', 0, :id)""")
 
+T = TypeVar("T")
 _OUTCOMES = {"posted": "approve", "held": "hold"}
+
+
+@contextmanager
+def pool(url: str) -> Iterator[Engine]:
+    """Lend a connection pool large enough for races."""
+    engine = create_engine(url, pool_size=32, max_overflow=80)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 class Writer:
@@ -108,3 +122,15 @@ def transfer(account: str, to: str, points: int, **rest: Any) -> dict[str, Any]:
 def adjust(account: str, points: int, **rest: Any) -> dict[str, Any]:
     """Arguments of an adjustment."""
     return {"kind": "adjust", "account": account, "points": points} | rest
+
+
+def run_together(count: int, work: Callable[[int], T]) -> list[T]:
+    """Run `work(0)` to `work(count - 1)` in threads that start at one moment; their results, or what one raised."""
+    start = threading.Barrier(count)
+
+    def one(number: int) -> T:
+        start.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(one, range(count)))

@@ -44,7 +44,9 @@ def store(services: Services) -> redis.Redis:
 def processes(data_dir: Path) -> dict[int, str]:
     """Return the processes that work on a data directory, with their guardians and children, without this one."""
     pids = {int(path.read_text(encoding="utf-8").splitlines()[0]) for path in data_dir.glob("*.pid")}
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [
         (int(pid), int(parent), line)
         for pid, parent, line in re.findall(r"^\s*(\d+)\s+(\d+)\s+(.*)$", listed, re.MULTILINE)

@@ -2,12 +2,12 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, select, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import schema
@@ -18,20 +18,19 @@ from ledger.queries import Balance, balance
 from ledger.roll import control_balances, roll_up
 from ledger.store import LedgerConflictError, lock_accounts, write
 from ledger.verify import verify
-from tests.integration.ledger_writer import START_MS, Writer, adjust, earn, redeem, transfer
+from tests.integration.ledger_writer import START_MS, Writer, adjust, earn, pool, redeem, run_together, transfer
 
 
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
-    """A pool on a fresh database, large enough for races."""
-    pool = create_engine(database, pool_size=32, max_overflow=80)
-    yield pool
-    pool.dispose()
+    """Lend a pool on a fresh database."""
+    with pool(database) as lent:
+        yield lent
 
 
 @pytest.fixture
 def writer(engine: Engine) -> Writer:
-    """A writer on it."""
+    """Make a writer on it."""
     return Writer(engine)
 
 
@@ -121,6 +120,9 @@ def test_history_cannot_be_changed(engine: Engine, table: str, change: str) -> N
         conn.execute(text(change.format(table, column)))
 
 
+ENTRIES = "INSERT INTO entry (txn_id, leg, account_id, amount, layer) "
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -134,11 +136,10 @@ def test_history_cannot_be_changed(engine: Engine, table: str, change: str) -> N
         "UPDATE account SET pending_dr = posted_cr + 1 WHERE kind = 'member'",
         "UPDATE account SET posted_cr = 9007199254740992 WHERE kind = 'member'",
         "UPDATE account SET pending_cr = -1",
-        "INSERT INTO entry (txn_id, leg, account_id, amount, layer) VALUES (1, 0, 1, 5, 0)",
-        "INSERT INTO entry (txn_id, leg, account_id, amount, layer) VALUES (1, 0, 1, 5, 0), (1, 1, 2, -5, 1)",
-        "INSERT INTO entry (txn_id, leg, account_id, amount, layer) VALUES (1, 0, 1, 0, 0)",
-        "INSERT INTO entry (txn_id, leg, account_id, amount, layer) SELECT txn_id, 2 + n, 1, 9 - 18 * n, 0 "
-         "FROM txn, generate_series(0, 1) n",
+        ENTRIES + "VALUES (1, 0, 1, 5, 0)",
+        ENTRIES + "VALUES (1, 0, 1, 5, 0), (1, 1, 2, -5, 1)",
+        ENTRIES + "VALUES (1, 0, 1, 0, 0)",
+        ENTRIES + "SELECT txn_id, 2 + n, 1, 9 - 18 * n, 0 FROM txn, generate_series(0, 1) n",  # noqa: S608 -- constants
     ],
 )
 def test_the_database_refuses_what_must_never_be(writer: Writer, statement: str) -> None:
@@ -224,19 +225,6 @@ def test_totals_beyond_a_bigint_stay_in_the_tail(writer: Writer) -> None:
         )  # fmt: skip
         assert roll_up(conn) == 0
         assert control_balances(conn, "north")[0].posted_dr == 3 * 2**62
-
-
-def run_together(count: int, work: Callable[[int], object]) -> None:
-    """Run `work(0)` to `work(count - 1)` in threads that start at the same moment; re-raise what any of them raised."""
-    start = threading.Barrier(count)
-
-    def one(number: int) -> None:
-        start.wait()
-        work(number)
-
-    with ThreadPoolExecutor(count) as threads:
-        for done in [threads.submit(one, number) for number in range(count)]:
-            done.result()
 
 
 def test_concurrent_batches_on_the_same_members_neither_deadlock_nor_lose_points(writer: Writer) -> None:

@@ -28,14 +28,17 @@ PARAMS = TrainerParams(
 )
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-_PROGRAM = text("INSERT INTO program (program, mode, clock, created_at) VALUES (:name, :mode, :clock, :start)")
+_PROGRAM = text("""
+INSERT INTO program (program, mode, clock, created_at) VALUES (:name, :mode, :clock, :start)""")
 _DECISION = text("""
-INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious, features,
-  features_version, event, reasons, policy_version, occurred_at, observed_at, decided_at, log_id, topic, part, "offset")
+INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious,
+  features, features_version, event, reasons, policy_version, occurred_at, observed_at, decided_at, log_id, topic, part,
+  "offset")
 VALUES (:id, 's', :id, :program, :account, 'earn', 1, 'approve', 'posted', false, :features, :version, '{}', '[]', 1,
   :at, :at, :at, 'l', 't', 0, :id)""")
 _PENDING = text("""
-INSERT INTO label_pending (decision_id, program, label, origin, due_at) VALUES (:id, :program, :label, :origin, :due)""")
+INSERT INTO label_pending (decision_id, program, label, origin, due_at)
+VALUES (:id, :program, :label, :origin, :due)""")
 
 
 @pytest.fixture
@@ -65,15 +68,18 @@ def fill(engine: Engine, first: int, last: int) -> None:
 
 
 def logged(conn: Connection) -> list[tuple[int, int]]:
+    """The label log as (seq, decision)."""
     return [(row.seq, row.decision_id) for row in conn.execute(text("SELECT * FROM label_log ORDER BY seq"))]
 
 
 def drain(trainer: Trainer, now: float = 0.0) -> None:
+    """Step until there is nothing left to read."""
     while trainer.step(now):
         pass
 
 
 def digest(engine: Engine, version: int) -> object:
+    """The digest of the state in a published manifest."""
     with engine.connect() as conn:
         sealed = model_store.read(conn, version)
     assert sealed is not None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from bench.floor import STEPS
 from bench.measure import Spread, latencies_ms, markdown_table, percentiles
 from bench.openloop import Schedule, by_partition
 from bench.workload import PARTITIONS, Record, Workload, generate
@@ -47,7 +48,7 @@ def test_an_account_stays_in_its_partition() -> None:
 
 
 def test_latency_counts_from_the_schedule_until_the_mark_that_covers_the_event() -> None:
-    """Three events a millisecond apart: two are done by one mark, one by a later mark; a mark of another partition is ignored."""
+    """Two events are done by one mark and one by a later mark; what another partition does is ignored."""
     schedule = {"p0": np.array([1_000_000, 2_000_000, 3_000_000])}
     marks = np.array([[1, 9, 1_000_000], [0, 6, 5_000_000], [0, 7, 9_000_000]])
     assert latencies_ms(schedule, marks, {0: 5}, 0.0).tolist() == [4.0, 3.0, 6.0]
@@ -89,3 +90,8 @@ def test_a_spread_shows_median_and_range(values: list[float], shown: str) -> Non
 def test_a_table_is_markdown() -> None:
     """Names left, figures right."""
     assert markdown_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_profile_names_functions_that_exist() -> None:
+    """The profile replaces functions by name; a renamed one must show here, not in a benchmark half an hour in."""
+    assert all(callable(getattr(module, name)) for module, name in STEPS.values())

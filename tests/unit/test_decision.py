@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.policy import default_policy_text, load_policy
-from detectors.decision import CompiledPolicy, Decision, Reason, compile_policy, decide, fields_of, redecide, was_cold
+from detectors.decision import (
+    CompiledPolicy,
+    Decision,
+    Reason,
+    compile_policy,
+    decide,
+    fields_of,
+    is_trusted,
+    redecide,
+    was_cold,
+)
 from detectors.event_types import Adjust, Earn, Login, Redeem
 from detectors.features import INDEX, WIDTH, Floats, pack
 from detectors.models import MODELS, SHARES, Calibration, contribution
@@ -30,6 +41,7 @@ LOGIN = EventFields(type="login", program="p")
 
 
 def policy(*rules: Rule, **changes: object) -> Policy:
+    """A policy of these rules, holding at .5 and rejecting at .99."""
     plain = Policy(
         version=7,
         base=-3.0,
@@ -43,14 +55,17 @@ def policy(*rules: Rule, **changes: object) -> Policy:
 
 
 def adds(weight: float, rule_id: str = "adds", expression: str = "event.points > 5.0") -> Rule:
+    """A rule of some weight that fires on more than five points."""
     return Rule(id=rule_id, expression=expression, weight=weight, reason=TEXT, shows=("event.points",), limit=5.0)
 
 
 def floor(outcome: str, expression: str = "event.points > 5.0") -> Rule:
+    """A rule that sets a floor."""
     return Rule(id=outcome, expression=expression, outcome=outcome, reason=TEXT)  # type: ignore[arg-type]  # one of the two
 
 
 def row(**values: float) -> Floats:
+    """One row of features: ten points, zeros, and the named values (`a__b` for `a.b`)."""
     matrix = np.zeros((1, WIDTH))
     matrix[0, INDEX["event.points"]] = 10.0
     for name, value in values.items():
@@ -59,6 +74,7 @@ def row(**values: float) -> Floats:
 
 
 def verdict(of: Policy, event: EventFields = EARN, *, cold: bool = False) -> Decision:
+    """What a policy decides of one event, without models."""
     features = row(event__points=float(abs(event.points)))
     return decide([event], features, compile_policy(of), None, cold=cold)[0]
 
@@ -200,7 +216,13 @@ def test_a_policy_that_makes_no_sense_is_refused(changes: dict[str, object], pat
 
 def test_fields_of_events() -> None:
     """What decisions read of an event, and nothing that points at a person."""
-    common = {"id": "x", "source": "s", "program": "p", "account": "a", "occurred_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    common: dict[str, Any] = {
+        "id": "x",
+        "source": "s",
+        "program": "p",
+        "account": "a",
+        "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
     assert fields_of(Earn(**common, points=5, device="d", store="s-1")) == EventFields(
         type="earn", program="p", points=5, has_device=True, store="s-1"
     )
@@ -217,6 +239,19 @@ def test_features_of_another_shape_are_a_mistake() -> None:
     """A matrix that does not fit the batch is refused before anything is decided."""
     with pytest.raises(ValueError, match="features of shape"):
         decide([EARN, EARN], row(), compile_policy(policy()), None, cold=False)
+
+
+def test_what_models_may_learn_from() -> None:
+    """Approved events that no rule and no policy spoke up about; what only a model finds rare is learned, too."""
+    calm = verdict(policy())
+    rare = Reason(code="model_hst", kind="model", contribution=0.4)
+    assert is_trusted(calm)
+    assert is_trusted(msgspec.structs.replace(calm, reasons=(rare,)))
+    assert not is_trusted(msgspec.structs.replace(calm, suspicious=True))
+    assert not is_trusted(verdict(policy(adds(0.1))))
+    assert not is_trusted(verdict(policy(adds(9.0))))
+    assert not is_trusted(verdict(policy(), cold=True))
+    assert not is_trusted(verdict(policy(), LOGIN))
 
 
 # --- models ---------------------------------------------------------------------------------------------------------

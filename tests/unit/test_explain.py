@@ -16,7 +16,7 @@ SIGN_UP = "account.seconds_since_signup"
         (
             Reason(code="same_minute_signup", kind="rule", value=12.0, limit=60.0, shown={SIGN_UP: 12.0}),
             "Points moved 12 s after sign-up (scripts act within 60 s).",
-            "注册后 12 秒即发生积分变动（脚本通常在 60 秒 内操作）。",
+            "积分变动距注册仅 12 秒（脚本通常在 60 秒内操作）。",
         ),
         (
             Reason(code="ip_shared", kind="rule", value=1_234.0, limit=3.0, shown={SIGN_UP: 7_300.0}),
@@ -27,8 +27,10 @@ SIGN_UP = "account.seconds_since_signup"
             Reason(
                 code="redeem_after_takeover", kind="rule", limit=86_400.0, shown={"velocity.account.devices_7d": 2.0}
             ),
-            "Points leave soon after a change of hands: credentials changed unknown ago (limit 24 h), "
-            "2 devices within 7 days.",
+            (
+                "Points leave after signs of a takeover: time since the last credential change unknown (limit 24 h), "
+                "devices within 7 days 2."
+            ),
             "疑似盗号后转出积分：距凭证变更 未知（上限 24 小时），7 天内使用 2 台设备。",
         ),
         (
@@ -58,7 +60,7 @@ def test_a_reason_reads_well(reason: Reason, en: str, zh: str) -> None:
 def test_every_default_rule_has_both_languages(lang: Language) -> None:
     """No placeholder is left over in any text of the default policy."""
     for rule in POLICY.rules:
-        shown = dict.fromkeys(rule.shows, 3.0)
+        shown: dict[str, float | None] = dict.fromkeys(rule.shows, 3.0)
         text = explain(Reason(code=rule.id, kind="rule", value=3.0, limit=rule.limit, shown=shown), POLICY, lang)
         assert "{" not in text
         assert any("一" <= character <= "鿿" for character in text) == (lang == "zh")

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf, isnan, nan
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,16 +42,18 @@ NOON_MS = int(NOON.timestamp() * 1_000)
 
 
 def earn(account: str = "a", when: datetime = NOON, points: int = 10) -> Earn:
+    """An earn of one account."""
     return Earn(id="e", source="s", program="p", account=account, occurred_at=when, points=points)
 
 
 def created(account: str = "a", when: datetime = NOON) -> AccountCreated:
+    """A sign-up."""
     return AccountCreated(id="c", source="s", program="p", account=account, occurred_at=when)
 
 
 def test_names_are_velocity_first_and_unique() -> None:
     """The matrix begins with the velocity columns in their own order, and no name stands twice."""
-    assert VELOCITY_FEATURES == FEATURES[:44]
+    assert FEATURES[:44] == VELOCITY_FEATURES
     assert WIDTH == len(set(FEATURES)) == 50
     assert len(FEATURES_VERSION) == 16
 
@@ -112,9 +115,18 @@ def test_a_late_credential_change_does_not_undo_a_newer_one() -> None:
 
 def test_what_is_an_outflow() -> None:
     """Redemptions, transfers and debits take points out; earns, credits, reversals and information do not."""
-    common = {"id": "x", "source": "s", "program": "p", "account": "a", "occurred_at": NOON}
-    out = [Redeem(**common, points=1), Transfer(**common, points=1, to="b"), Adjust(**common, points=-1, reason="r")]
-    other = [earn(), Adjust(**common, points=1, reason="r"), Reverse(**common, reverses="y"), Login(**common)]
+    common: dict[str, Any] = {"id": "x", "source": "s", "program": "p", "account": "a", "occurred_at": NOON}
+    out: list[Event] = [
+        Redeem(**common, points=1),
+        Transfer(**common, points=1, to="b"),
+        Adjust(**common, points=-1, reason="r"),
+    ]
+    other: list[Event] = [
+        earn(),
+        Adjust(**common, points=1, reason="r"),
+        Reverse(**common, reverses="y"),
+        Login(**common),
+    ]
     assert [is_outflow(event) for event in out] == [True] * 3
     assert [is_outflow(event) for event in other] == [False] * 4
 

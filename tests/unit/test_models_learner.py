@@ -12,6 +12,7 @@ PARAMS = LearnerParams(trees=4, height=4, window_rows=40, cuts=8, grace_rows=100
 
 
 def rows(count: int, seed: int = 1) -> list[LabelRow]:
+    """A log of harmless rows, every account once, a third of them of programme q."""
     rng = np.random.default_rng(seed)
     return [
         LabelRow(seq, 0, "p" if seq % 3 else "q", f"a{seq}", None, np.abs(rng.normal(0, 1, WIDTH)))
@@ -20,6 +21,7 @@ def rows(count: int, seed: int = 1) -> list[LabelRow]:
 
 
 def fold(log: list[LabelRow], params: LearnerParams = PARAMS) -> Learner:
+    """A learner after these rows."""
     learner = Learner(params)
     for row in log:
         learner.learn(row)

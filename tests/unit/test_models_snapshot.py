@@ -39,6 +39,7 @@ def snapshot() -> Snapshot:
 
 
 def sealed() -> Sealed:
+    """The snapshot, sealed."""
     return seal(snapshot(), KEY, ORIGIN)
 
 

@@ -21,6 +21,7 @@ DEFAULT = default_policy_text()
 
 
 def problems(text: str) -> list[tuple[str, str, str | None]]:
+    """What is wrong with a document: path, error, rule."""
     with pytest.raises(PolicyRefused) as refused:
         load_policy(text)
     return [(problem.path, problem.error, problem.rule) for problem in refused.value.problems]
@@ -92,5 +93,5 @@ def test_the_guide_explains_every_name_and_field() -> None:
     aggregates = {f"`{match.group(1)}.{match.group(2)}`" for name in NAMES if (match := velocity.fullmatch(name))}
     fields = set(re.findall(r'"([a-z_]+)": \{\n +"(?:\$ref|type|anyOf|enum|minLength)', policy_schema_text()))
     missing += [name for name in aggregates if name not in guide]
-    missing += [name for name in fields if f"`{name}`" not in guide]
+    missing += [name for name in fields - {"items"} if f"`{name}`" not in guide]
     assert missing == []

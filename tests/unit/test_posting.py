@@ -75,11 +75,13 @@ def check_plan(written: Plan, layers: dict[tuple[str, int], int]) -> None:
 
 
 def check_numbering(entries: list[Entry], accounts: Accounts) -> None:
-    """Members' and arrears' entries are numbered without a gap."""
+    """Members' and arrears' entries are numbered without a gap; control accounts' are not numbered."""
     numbers: dict[int, list[int]] = defaultdict(list)
     for entry in entries:
         if not 1000 < entry.account_id < 2000:
             numbers[entry.account_id].append(entry.account_seq)
+        else:
+            assert entry.account_seq == 0
     for state in accounts.members.values():
         assert numbers.get(state.account_id, []) == list(range(1, state.entry_count + 1))
 

@@ -19,10 +19,12 @@ TEXT = Text(en="a", zh="甲")
 
 
 def rule(expression: str, **changes: object) -> Rule:
+    """A valid rule but for what a case changes."""
     return Rule(**{"id": "r_1", "expression": expression, "weight": 1.0, "reason": TEXT, **changes})  # type: ignore[arg-type]  # cases choose fields by name
 
 
 def compiled(*rules: Rule) -> RuleSet:
+    """Rules that must compile."""
     rule_set, problems = compile_rules(rules)
     assert problems == []
     return rule_set
