@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from detectors.velocity import DISTINCT, KINDS, VELOCITY_FEATURES, Floats, Hashes, Integers, Observations, Truths
+from detectors.velocity import KINDS, VELOCITY_FEATURES, Floats, Hashes, Integers, Observations, Truths
 from detectors.velocity_distinct import distinct
 from detectors.velocity_fold import COLUMNS
 from detectors.velocity_groups import representatives
@@ -25,23 +25,27 @@ def aggregate(batch: Observations, layout: Layout, logs: Logs) -> tuple[Floats, 
     that lack an event of the batch.
     """
     event, kind = np.nonzero(layout.log >= 0)
+    by_log = np.argsort(layout.log[event, kind], kind="stable")
+    event, kind = event[by_log], kind[by_log]
     log = layout.log[event, kind]
     logs, row = _own_rows(logs, mixed(batch.event[event], log), log, layout.from_end[event, kind])
     tables = build(logs, Asked(log, batch.time[event], row))
     count, points = tables.totals().ranges(tables.asked, tables.scale)
-    results = [
-        count + _in_tail(tables, None),
-        points + _in_tail(tables, logs.rows["points"]),
-        *(distinct(tables, column) for column in range(len(COLUMNS))),
-    ]
+    accounts = kind == 0
+    of_accounts = tables.part(accounts)
+    others = [distinct(of_accounts, column) for column in range(1, len(COLUMNS))]
+    shared = np.concatenate(
+        (count + _in_tail(tables, None), points + _in_tail(tables, logs.rows["points"]), distinct(tables, 0)), axis=1
+    )
     values = np.zeros((len(batch), len(VELOCITY_FEATURES)), dtype=np.float64)
-    for number, name in enumerate(KINDS):
+    for number, first in enumerate(_FIRST):
         chosen = kind == number
-        width = 2 + len(DISTINCT[name])
-        block = np.concatenate([result[chosen] for result in results[:width]], axis=1)
-        values[event[chosen], _FIRST[number] : _FIRST[number] + width * WINDOW_COUNT] = block
-    approximate = np.zeros(len(batch), dtype=np.bool_)
-    approximate[event[np.isin(log, list(logs.summaries))]] = True
+        values[event[chosen], first : first + shared.shape[1]] = shared[chosen]
+    first = _FIRST[0] + shared.shape[1]
+    values[event[accounts], first : first + len(others) * WINDOW_COUNT] = np.concatenate(others, axis=1)
+    folded, approximate = np.zeros(len(logs.start), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
+    folded[list(logs.summaries)] = True
+    approximate[event[folded[log]]] = True
     return values, approximate
 
 

@@ -83,6 +83,8 @@ class _Beyond:
 
     def count(self, questions: int) -> Integers:
         """Count them for each question, int64[q, 4]."""
+        if not len(self.asked):
+            return np.zeros((questions, WINDOW_COUNT), dtype=np.int64)
         return histogram(self.asked, self.bin, questions).astype(np.int64)
 
 
@@ -99,15 +101,22 @@ class _Ranges:
     high: Integers
     end: Integers
 
-    def part(self, chosen: Truths) -> "_Ranges":
-        """Give the ranges among some of the records."""
-        place = running(chosen)
-        return _Ranges(self.other[chosen], self.has_next[chosen], place[self.low], place[self.high], place[self.end])
-
     def count(self) -> Integers:
         """Count distinct others, as if each question were about the latest of its log, int64[q, 4]."""
         nexts = running(self.has_next)
         return (self.high[:, None] - self.low) - (nexts[self.end][:, None] - nexts[self.low])
+
+    def members(self, level: int, among: Integers | None) -> Integers:
+        """Give the places of the others of a level, among those of the level below."""
+        if among is None:
+            return np.flatnonzero(belongs(self.other, level))
+        return among[belongs(self.other[among], level)]
+
+    def count_members(self, members: Integers, asked: Integers, window: Integers) -> Integers:
+        """Count only others at these places, for some questions and one window each."""
+        low, nexts = self.low[asked, window], members[self.has_next[members]]
+        found = np.searchsorted(members, self.high[asked]) - np.searchsorted(members, low)
+        return found - np.searchsorted(nexts, self.end[asked]) + np.searchsorted(nexts, low)
 
 
 def distinct(tables: Tables, column: int) -> Floats:
@@ -121,16 +130,16 @@ def distinct(tables: Tables, column: int) -> Floats:
     beyond = _beyond(tables.asked, met, groups, ranges)
     new = _new(tables, tail, tail_row, groups)
     values = (ranges.count() + beyond.count(questions) + new.count(questions)).astype(np.float64)
-    level = _levels(tables, column)
-    highest = int(level.max(initial=0))
-    if highest:
-        wanted = np.zeros(len(tables.logs.start), dtype=np.bool_)
-        wanted[tables.asked.log[level[:, -1] > 0]] = True
-        ranges = ranges.part(wanted[met.log])
-    for number in range(1, highest + 1):
-        ranges, beyond, new = ranges.part(belongs(ranges.other, number)), beyond.part(number), new.part(number)
-        estimate = (ranges.count() + beyond.count(questions) + new.count(questions)) * float(1 << number)
-        values = np.where(level == number, estimate, values)
+    if not tables.logs.summaries:
+        return values
+    level, places = _levels(tables, column), None
+    for number in range(1, int(level.max(initial=0)) + 1):
+        beyond, new, places = beyond.part(number), new.part(number), ranges.members(number, places)
+        asked, window = np.nonzero(level == number)
+        if len(asked):
+            others = beyond.count(questions) + new.count(questions)
+            members = ranges.count_members(places, asked, window) + others[asked, window]
+            values[asked, window] = members * float(1 << number)
     return np.maximum.accumulate(values, axis=1)
 
 
@@ -165,6 +174,9 @@ def _ranges(tables: Tables, met: Met, groups: _Groups) -> _Ranges:
 
 
 def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges) -> _Beyond:
+    if np.array_equal(ranges.high, ranges.end):
+        none = np.empty(0, dtype=np.int64)
+        return _Beyond(none, none, np.empty(0, dtype=np.uint64))
     again = np.flatnonzero(groups.again)
     repeats = np.zeros(len(met.key), dtype=np.bool_)
     repeats[groups.order[again]] = True
@@ -179,17 +191,14 @@ def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges) -> _Beyond
 def _group(met: Met, further: Hashes) -> _Groups:
     size = len(met.key)
     group = representatives(np.concatenate((mixed(met.other, met.log), further)))
-    order = grouped(group)
-    before_tail = order < size
-    start, stop = np.zeros((2, len(group)), dtype=np.int64)
-    ordered, placed = group[order], running(before_tail)
-    first = np.flatnonzero(np.concatenate((ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1])))
-    start[ordered[first]] = placed[first]
-    stop[ordered[first]] = placed[np.concatenate((first[1:], [len(order)]))] if len(first) else 0
-    order = order[before_tail]
+    order = grouped(group[:size])
     ordered = group[order]
-    again = np.concatenate((ordered[:0] == ordered[:0], ordered[1:] == ordered[:-1]))
-    again = np.concatenate((np.zeros(min(size, 1), dtype=np.bool_), again))
+    again = np.zeros(size, dtype=np.bool_)
+    again[1:] = ordered[1:] == ordered[:-1]
+    first = np.flatnonzero(~again)
+    start, stop = np.zeros((2, len(group)), dtype=np.int64)
+    start[ordered[first]] = first
+    stop[ordered[first]] = np.append(first[1:], size)[: len(first)]
     return _Groups(order, met.time[order], again, start[group[size:]], stop[group[size:]])
 
 

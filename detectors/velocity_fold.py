@@ -114,14 +114,22 @@ class _Taker:
 def foldable(rows: np.ndarray[tuple[int], np.dtype[np.void]], protected: Hashes) -> int:
     """Count the records that may be folded, from the first on; 0 when folding would not pay yet.
 
-    `protected` are hashes of events that may still be delivered again: from the first such record on nothing is folded,
-    as a folded record can't be told from a new one.
+    `protected` are hashes, in order, of events that may still be delivered again: from the first such record on nothing
+    is folded, as a folded record can't be told from a new one.
     """
     if len(rows) <= RAW_MAX:
         return 0
-    held = np.flatnonzero(np.isin(rows["event"], protected, kind="sort"))
+    held = np.flatnonzero(_among(rows["event"], protected))
     count = min(len(rows) - RAW_KEPT, int(held[0]) if len(held) else len(rows))
     return count if count >= RAW_KEPT else 0
+
+
+def _among(hashes: Hashes, ordered: Hashes) -> Truths:
+    if not len(ordered):
+        return np.zeros(len(hashes), dtype=np.bool_)
+    place = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    among: Truths = ordered[place] == hashes
+    return among
 
 
 def fold(summary: Summary, rows: np.ndarray[tuple[int], np.dtype[np.void]], newest: int) -> Summary:

@@ -36,6 +36,6 @@ def representatives(hashes: Hashes) -> Integers:
 
 
 def grouped(group: Integers) -> Integers:
-    """Give a stable order that puts equal numbers next to each other; numbers are below the array's length."""
-    small = len(group) <= _RADIX_MAX
+    """Give a stable order that puts equal numbers next to each other; small numbers are ordered fastest."""
+    small = group.max(initial=0) < _RADIX_MAX
     return np.argsort(group.astype(np.uint16) if small else group, kind="stable")

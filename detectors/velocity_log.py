@@ -122,7 +122,11 @@ def read(blobs: Sequence[bytes]) -> Logs:
 
 def refolded(logs: Logs, protected: Hashes) -> Iterator[tuple[int, bytes]]:
     """Give each log that has grown long, and its new, shorter content (detectors/velocity_fold.py)."""
-    for log in np.flatnonzero(np.diff(logs.start) > RAW_MAX).tolist():
+    long = np.flatnonzero(np.diff(logs.start) > RAW_MAX).tolist()
+    if not long:
+        return
+    protected = np.sort(protected)
+    for log in long:
         rows = logs.rows[logs.start[log] : logs.start[log + 1]]
         _, first = np.unique(rows["event"], return_index=True)
         rows = rows[np.sort(first)]

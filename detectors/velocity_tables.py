@@ -5,7 +5,7 @@ the tail from there on. The first part is put in order of time, so that a window
 the short tail every event meets the records before it one by one (`Pairs`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -108,6 +108,12 @@ class Tables:
     earlier: Integers
     key: Integers
     pairs: Pairs
+
+    def part(self, chosen: Truths) -> "Tables":
+        """Give the tables for some of the questions."""
+        pairs = self.pairs.part(chosen[self.pairs.asked])
+        pairs = replace(pairs, asked=(np.cumsum(chosen) - 1)[pairs.asked])
+        return replace(self, asked=self.asked.part(chosen), pairs=pairs)
 
     def totals(self) -> Totals:
         """Arrange what is counted and added up."""

@@ -66,11 +66,19 @@ def refusals(letters: Sequence[DeadLetter], log: Log, topics: Outgoing, at: date
     ]
 
 
+def quarantines(sources: Sequence[str], topics: Outgoing, at: datetime) -> list[Message]:
+    """An alert for each source that was put in quarantine."""
+    return [
+        alert_message(topics.alerts, AlertMessage(alert="source_quarantined", at=at, source=source))
+        for source in sources
+    ]
+
+
 def expect_labels(conn: Connection, decided: Sequence[Decided], training: Training, keys: Keys) -> None:
     """Note which events may teach the models once they have matured without objection.
 
-    Only events that moved points, were approved and that no rule objected to; of those a share, chosen by a hash of the identity,
-    so that the choice is the same on every replay.
+    Only events that moved points, were approved and that no rule objected to; of those a share, chosen by a hash of
+    the identity, so that the choice is the same on every replay.
     """
     quiet = [row for row in decided if _is_quiet(row) and _share(row, keys) < training.share]
     if not quiet:

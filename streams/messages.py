@@ -38,7 +38,7 @@ class DecisionMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
-    `alert` is hold_opened, suspicious_fact, dead_letter or integrity_conflict.
+    `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict or source_quarantined.
     """
 
     alert: str

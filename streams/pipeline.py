@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,14 @@ from alerts.metrics import (
 from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.features import Floats
-from streams import decisions, effects, inbox, outbox
+from streams import decisions, effects, inbox, outbox, quarantine
 from streams.catalog import Catalog
 from streams.decisions import Decided
 from streams.effects import CONFLICT, Outgoing
 from streams.intake import UNKNOWN_PROGRAM, read, times
 from streams.observing import Observer
 from streams.posting import Arrival, Arrivals, Poster
+from streams.quarantine import SourceHealth
 from streams.records import DeadLetter, Incoming, Log, Span
 
 PROCESSING_FAILED = "processing_failed"
@@ -107,6 +109,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._topic = parts.log.topic
+        self._health = SourceHealth()
 
     async def prepare(self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]) -> Prepared:
         """Decode what is not committed yet and observe it; raises VelocityUnavailable while the store is away."""
@@ -146,8 +149,10 @@ class Pipeline:
             fresh = [i for i, record in enumerate(prepared.records) if record.offset > last[record.part]]
             committed = self._decide(conn, prepared, fresh)
             self._leave(conn, committed, now)
+            self._judge_sources(conn, committed, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
             written = time.perf_counter()
+        self._health.succeeded()
         self._stage("ledger", written - started)
         self._stage("commit", time.perf_counter() - written)
         self._count(committed, len(prepared.records))
@@ -166,8 +171,10 @@ class Pipeline:
             )
             committed = Committed((), letters, 0)
             self._leave(conn, committed, now)
+            self._judge_sources(conn, committed, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
         self._count(committed, len(prepared.records))
+        self._health.failed()
         return committed
 
     def _decide(self, conn: Connection, prepared: Prepared, fresh: Sequence[int]) -> Committed:
@@ -203,11 +210,17 @@ class Pipeline:
         decisions.insert(conn, self._parts.log, decided, policy.version, version)
         effects.expect_labels(conn, decided, policy.training, self._parts.keys)
 
-    def _leave(self, conn: Connection, committed: Committed, now: Any) -> None:
+    def _leave(self, conn: Connection, committed: Committed, now: datetime) -> None:
         inbox.bury(conn, self._parts.log, committed.letters, self._parts.keys.seal)
         going = effects.messages(committed.decided, self._parts.topics, now)
         going += effects.refusals(committed.letters, self._parts.log, self._parts.topics, now)
         outbox.enqueue(conn, going)
+
+    def _judge_sources(self, conn: Connection, committed: Committed, now: datetime) -> None:
+        good = (row.event.source for row in committed.decided)
+        bad = ((letter.record.source, letter.error) for letter in committed.letters)
+        new = quarantine.put_in(conn, self._health.note(good, bad))
+        outbox.enqueue(conn, effects.quarantines(new, self._parts.topics, now))
 
     def waiting(self, dependency: str) -> None:
         """A dependency does not answer; the batch is kept and tried again."""

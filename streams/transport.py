@@ -93,11 +93,11 @@ class App(faust.App):
 
     def is_current(self, batch: RecordBatch) -> bool:
         """Whether no rebalance has begun since this batch was fetched; what is not current comes again, so drop it."""
-        return batch.reading == cast(Consumer, self.consumer).reading
+        return batch.reading == cast("Consumer", self.consumer).reading
 
     def unacked(self) -> dict[TP, int]:
         """Records by partition that were handed over and not acked yet."""
-        return cast(Consumer, self.consumer).unacked_records()
+        return cast("Consumer", self.consumer).unacked_records()
 
     def give_up(self, reason: str, error: Exception, exit_code: int) -> NoReturn:
         """End the process at once: un-acked records come again, whereas an exception inside Faust may lose or hang."""
@@ -158,7 +158,7 @@ class Consumer(stock.Consumer):
         """Records by partition in batches that were handed over and not acked yet."""
         with ack_lock:
             return {
-                tp: sum(len(cast(RecordBatch, message.value).records) for message in waiting if not message.acked)
+                tp: sum(len(cast("RecordBatch", message.value).records) for message in waiting if not message.acked)
                 for tp, waiting in self._unfinished.items()
             }
 
@@ -210,7 +210,7 @@ class Consumer(stock.Consumer):
         """Seek every assigned partition to where the sink stands, or else to the earliest record; tell where that is."""
         partitions = self.assignment()
         known = await self.app.positions(partitions) if self.app.positions else None
-        return await cast(ConsumerThread, self._thread).start_reading(self._turns, partitions, known)
+        return await cast("ConsumerThread", self._thread).start_reading(self._turns, partitions, known)
 
     # -- hand-over
 
@@ -224,10 +224,10 @@ class Consumer(stock.Consumer):
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 if self.flow_active:
-                    await self._hand_over(await cast(ConsumerThread, self._thread).fetch(FETCH_SECONDS))
+                    await self._hand_over(await cast("ConsumerThread", self._thread).fetch(FETCH_SECONDS))
                     await asyncio.sleep(0)
                 else:
-                    await self.wait(cast(Any, self.can_resume_flow))
+                    await self.wait(cast("Any", self.can_resume_flow))
         except (ConsumerStoppedError, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
@@ -239,7 +239,7 @@ class Consumer(stock.Consumer):
     async def _hand_over(self, fetch: Fetch) -> None:
         """Put a fetch on the agents' channel, partition by partition, as long as its reading lasts."""
         while not self.flow_active and not self._stopped.is_set():
-            await self.wait(cast(Any, self.can_resume_flow))
+            await self.wait(cast("Any", self.can_resume_flow))
         if fetch.lost is not None and fetch.reading == self.reading:
             raise fetch.lost
         for partition, records in fetch.records.items():
@@ -251,7 +251,7 @@ class Consumer(stock.Consumer):
                 message = self._message(tp, fresh, fetch.reading)
                 self._expected[tp] = message.offset + 1
                 self._unfinished.setdefault(tp, deque()).append(message)
-                await self.wait_first(self.callback(message), cast(Any, self.suspend_flow))
+                await self.wait_first(self.callback(message), cast("Any", self.suspend_flow))
 
     def _message(self, tp: TP, records: Sequence[ConsumerRecord], reading: int) -> ConsumerMessage:
         last = records[-1]
@@ -264,7 +264,7 @@ class Consumer(stock.Consumer):
             timestamp_type=last.timestamp_type,
             headers=None,
             key=None,
-            value=cast(Any, batch),
+            value=cast("Any", batch),
             checksum=None,
             tp=tp,
             generation_id=self.app.consumer_generation_id,
@@ -290,7 +290,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     async def fetch(self, timeout: float) -> Fetch:
         """The records that have arrived, waiting at most `timeout` seconds for the first."""
-        return cast(Fetch, await self.call_thread(self._fetch, timeout))
+        return cast("Fetch", await self.call_thread(self._fetch, timeout))
 
     async def _fetch(self, timeout: float) -> Fetch:
         try:
@@ -307,7 +307,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         A partition that is not `known` is sought to its earliest record; if None, Kafka's committed offsets are known.
         Raises IllegalStateError if a partition is no longer ours or a newer seek was asked for.
         """
-        return cast(Mapping[TP, int], await self.call_thread(self._start_reading, reading, set(partitions), known))
+        return cast("Mapping[TP, int]", await self.call_thread(self._start_reading, reading, set(partitions), known))
 
     async def _start_reading(
         self, reading: int, partitions: set[TP], known: Mapping[TP, int] | None

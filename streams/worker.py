@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 from faust.types import TP
 from sqlalchemy import Engine
 
@@ -29,10 +31,13 @@ from streams.observing import Observer
 from streams.pipeline import Parts, Pipeline
 from streams.posting import Poster
 from streams.processes import engine_of, serve_metrics, tick
-from streams.records import Hole, Log
+from streams.records import Log
 from streams.transport import App
 from streams.velocity_store import RedisVelocityStore
 from streams.watchdog import Limits, Pulse, Watchdog
+
+BROKER_LOOK_SECONDS = 10.0
+CONTROL_RECORDS = 2
 
 log = structlog.get_logger()
 
@@ -66,32 +71,51 @@ class Partitions:
             return inbox.claim(conn, self._log, starts, f"{self._settings.worker_id}/{os.getpid()}")
 
 
+@dataclass(frozen=True)
+class Stages:
+    """A worker without its engine: the pipeline, and what has to run beside it."""
+
+    pipeline: Pipeline
+    observer: Observer
+    catalog: Catalog
+
+
+def compose(settings: Settings, where: Log, engine: Engine, metrics: Metrics) -> Stages:
+    """Build the stages of a worker for one topic from the settings."""
+    secret = settings.secret()
+    keys = Keys(secret)
+    observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
+    catalog = Catalog(engine, model_key(secret), metrics)
+    topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
+    parts = Parts(engine, where, keys, catalog, observer, Poster(keys, IdBlocks()), topics, metrics)
+    return Stages(Pipeline(parts), observer, catalog)
+
+
 def run(settings: Settings, topic: str) -> None:
     """Consume `topic` until stopped; the process ends by itself on anything unexpected."""
     logs.configure(settings, f"worker-{topic}")
     metrics = Metrics()
     serve_metrics(settings, metrics)
     engine = engine_of(settings, settings.worker_id)
-    log_id = settings.log_id or asyncio.run(kafka.cluster_id(settings.required("kafka_url")))
-    where = Log(log_id, topic)
+    where = Log(settings.log_id or asyncio.run(kafka.cluster_id(settings.required("kafka_url"))), topic)
+    stages = compose(settings, where, engine, metrics)
     ownership, pulse = Ownership(), Pulse()
     app = build(settings, topic, Partitions(settings, engine, where, ownership).positions, ownership.release)
-    keys = Keys(settings.secret())
-    observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
-    catalog = Catalog(engine, model_key(settings.secret()), metrics)
-    topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
-    parts = Parts(engine, where, keys, catalog, observer, Poster(keys, IdBlocks()), topics, metrics)
-    outside = Outside(app.is_current, lambda hole: _read_hole(settings, topic, hole))
     linger = settings.linger_requests_ms if topic == settings.requests_topic else settings.linger_ms
-    params = BatchParams(settings.batch_max, linger / 1000)
-    batcher = Batcher(Pipeline(parts), ownership, params, pulse, outside)
+    outside = Outside(app.is_current, lambda hole: read_hole(settings.required("kafka_url"), topic, hole))
+    batcher = Batcher(stages.pipeline, ownership, BatchParams(settings.batch_max, linger / 1000), pulse, outside)
     pump(app, topic, batcher)
-    watchdog = Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb))
-    _attach(app, [observer.keep_warm(), catalog.keep_current(), tick(pulse), _show_lag(app, topic, metrics)])
-    watchdog.start()
-    faust.Worker(
-        app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False
-    ).execute_from_commandline()
+    beside = [
+        stages.observer.keep_warm(),
+        stages.catalog.keep_current(),
+        tick(pulse),
+        _show_lag(app, topic, metrics),
+        _watch_broker(settings, where, ownership, pulse),
+    ]
+    _attach(app, beside)
+    Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb)).start()
+    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False)
+    worker.execute_from_commandline()
 
 
 def _attach(app: App, tasks: list[Any]) -> None:
@@ -109,5 +133,19 @@ async def _show_lag(app: App, topic: str, metrics: Metrics) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _read_hole(settings: Settings, topic: str, hole: Hole) -> list[Any]:
-    return await read_hole(settings.required("kafka_url"), topic, hole)
+async def _watch_broker(settings: Settings, where: Log, ownership: Ownership, pulse: Pulse) -> None:
+    """Tell the watchdog how much of the log is still unread, so that a consumer that fell silent is noticed, too."""
+    if settings.trust_end_offsets is False:
+        return
+    while True:
+        await asyncio.sleep(BROKER_LOOK_SECONDS)
+        parts = sorted(ownership.committed)
+        try:
+            bounds = await kafka.log_bounds(settings.required("kafka_url"), where.topic, parts) if parts else {}
+        except KafkaError as error:
+            pulse.broker_lag = None
+            log.warning("broker does not answer", service="kafka", error=repr(error))
+        else:
+            # Control records of transactions are never handed over: the last one or two of a log count as read.
+            unread = [bounds[part][1] - 1 - ownership.committed.get(part, bounds[part][1]) for part in parts]
+            pulse.broker_lag = sum(records for records in unread if records > CONTROL_RECORDS)

@@ -11,22 +11,31 @@ from ledger.holds import Resolution
 from ledger.queries import open_holds
 from ledger.verify import verify
 from tests.integration.ledger_writer import START_MS, Writer, earn, pool, redeem, transfer
+from tests.services import Databases
 
 
-@pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
-    """Lend a ledger with everything in it: two programmes, arrears, open and ended holds, control tails."""
-    with pool(database) as lent:
-        writer = Writer(lent)
+@pytest.fixture(scope="module")
+def written(databases: Databases, template: str) -> str:
+    """Make a ledger with everything in it, to be copied: programmes, arrears, open and ended holds, control tails."""
+    name = databases.create(template)
+    with pool(databases.url(name)) as engine:
+        writer = Writer(engine)
         writer.move(earn("ann", 100), redeem("ann", 10), transfer("ann", "bob", 20), redeem("cid", 7, fact=True))
         writer.move(
             earn("ann", 5, verdict="hold"), redeem("ann", 6, verdict="hold"), transfer("ann", "bob", 8, verdict="hold")
         )
-        with lent.connect() as conn:
+        with engine.connect() as conn:
             holds = open_holds(conn)
         writer.end(Resolution(holds[0].hold_id, "post", "ann", "ok"), Resolution(holds[1].hold_id, "void", "bob", "no"))
         writer.move(redeem("ann", 10_000))
-        Writer(lent, "south").move(earn("dan", 9))
+        Writer(engine, "south").move(earn("dan", 9))
+    return name
+
+
+@pytest.fixture
+def engine(databases: Databases, written: str) -> Iterator[Engine]:
+    """Lend a pool on a copy of that ledger."""
+    with databases.fresh(written) as url, pool(url) as lent:
         yield lent
 
 

@@ -1,0 +1,1 @@
+"""The `pointguard` commands, one a file, and the supervisor of `up`."""

@@ -1,0 +1,197 @@
+"""`pointguard holds`: what waits for a person, why, and the person's decision."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Connection, Row, text
+
+from cli.context import DataDir, database, err, out, settings_of
+from cli.errors import FOUND, CommandError
+from config.policy import load_policy
+from detectors.decision import Reason
+from detectors.explain import explain
+from detectors.policy import Policy
+from ledger.holds import Resolution
+from ledger.ids import IdBlocks
+from ledger.queries import HoldFilter, HoldView, balance, find_hold, open_holds
+from streams.review import decide
+
+Lang = Annotated[Literal["en", "zh"], typer.Option(help="Language of the reasons.")]
+HoldIds = Annotated[list[int], typer.Argument(metavar="HOLD…", help="Hold ids, as `holds list` shows them.")]
+Why = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+Actor = Annotated[str | None, typer.Option(help="Who decides (default: this computer's user).")]
+
+app = typer.Typer(help="Held points: list, explain, approve, reject.", no_args_is_help=True)
+
+_DECISIONS = text("""
+SELECT decision_id, type, outcome, code, score, reasons::text AS reasons, event::text AS event, policy_version,
+       model_version, occurred_at, decided_at
+  FROM decision WHERE decision_id = ANY(:ids)""")
+_POLICY = text("SELECT document FROM policy WHERE version = :version")
+_COUNT = text("SELECT count(*) FROM hold WHERE resolved_at IS NULL")
+_reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
+
+
+@app.command("list")
+def list_(
+    program: Annotated[str | None, typer.Option(help="Only of this programme.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    kind: Annotated[Literal["earn", "redeem", "transfer", "adjust"] | None, typer.Option(help="Only these.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the oldest first.")] = 20,
+    lang: Lang = "en",
+    data_dir: DataDir = None,
+) -> None:
+    """List open holds, the oldest first, with the weightiest reason of each."""
+    with database(settings_of(data_dir)) as engine, engine.connect() as conn:
+        holds = open_holds(conn, HoldFilter(program, account, kind), limit=limit)
+        if not holds:
+            out.print("Nothing is held.")
+            return
+        decided = _decisions(conn, [hold.hold_id for hold in holds])
+        policies = _Policies(conn)
+        table = Table(title=f"{len(holds)} of {conn.execute(_COUNT).scalar_one():,} open holds")
+        for title in ("hold", "programme", "account", "kind"):
+            table.add_column(title, no_wrap=title == "hold")
+        table.add_column("points", justify="right")
+        for title in ("since", "due", "reason"):
+            table.add_column(title)
+        for hold in holds:
+            reasons = policies.texts(decided.get(hold.hold_id), lang)
+            more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
+            cells = (
+                hold.program,
+                hold.account,
+                hold.kind,
+                f"{hold.amount:,}",
+                moment(hold.opened_at),
+                moment(hold.due_at),
+            )
+            table.add_row(str(hold.hold_id), *map(escape, cells), escape(reasons[0][1] + more if reasons else "–"))
+        out.print(table)
+
+
+@app.command()
+def show(
+    hold_id: Annotated[int, typer.Argument(metavar="HOLD", help="The hold's id.")],
+    lang: Lang = "en",
+    data_dir: DataDir = None,
+) -> None:
+    """Show one hold: the event, the score, every reason with what it added, the balance, and what was decided of it."""
+    with database(settings_of(data_dir)) as engine, engine.connect() as conn:
+        hold = find_hold(conn, hold_id)
+        if hold is None:
+            raise CommandError(f"there is no hold {hold_id}", "see `pointguard holds list`")
+        row = _decisions(conn, [hold_id]).get(hold_id)
+        table = Table(title=f"hold {hold_id}", show_header=False)
+        for name, value in _facts(conn, hold, row):
+            table.add_row(name, escape(value))
+        out.print(table)
+        reasons = Table(title="reasons, the weightiest first")
+        for title in ("code", "log-odds", "what it says"):
+            reasons.add_column(title, justify="right" if title == "log-odds" else "left")
+        for reason, said in _Policies(conn).texts(row, lang):
+            weight = f"{reason.contribution:+.2f}" if reason.contribution else "floor"
+            reasons.add_row(reason.code, weight, escape(said))
+        out.print(reasons)
+
+
+@app.command()
+def approve(hold_ids: HoldIds, reason: Why, actor: Actor = None, data_dir: DataDir = None) -> None:
+    """Approve holds: their points are posted, once, with this decision on record."""
+    _resolve([Resolution(hold_id, "post", actor or getpass.getuser(), reason) for hold_id in hold_ids], data_dir)
+
+
+@app.command()
+def reject(hold_ids: HoldIds, reason: Why, actor: Actor = None, data_dir: DataDir = None) -> None:
+    """Reject holds: their points are released and nothing is posted, with this decision on record."""
+    _resolve([Resolution(hold_id, "void", actor or getpass.getuser(), reason) for hold_id in hold_ids], data_dir)
+
+
+def moment(at: datetime | None) -> str:
+    """A time for people, in UTC as it is stored; a dash for none."""
+    return f"{at:%Y-%m-%d %H:%M}" if at else "–"
+
+
+def _resolve(resolutions: Sequence[Resolution], data_dir: DataDir) -> None:
+    if not all(resolution.reason.strip() for resolution in resolutions):
+        raise CommandError("a decision needs a reason", 'write it, as in --reason "customer called, order confirmed"')
+    settings = settings_of(data_dir)
+    with database(settings) as engine, engine.begin() as conn:
+        resolved = decide(conn, IdBlocks(), resolutions, settings.decisions_topic)
+    late = 0
+    for asked, one in zip(resolutions, resolved, strict=True):
+        if one.outcome == "resolved":
+            done = "approved" if asked.verdict == "post" else "rejected"
+            out.print(f"hold {one.hold_id}: {done}, decision {one.decision_id}")
+        elif one.outcome == "unknown_hold":
+            late += 1
+            err.print(f"[yellow]hold {one.hold_id}: there is none of this id; see `pointguard holds list`[/]")
+        else:
+            late += 1
+            was = "approved" if one.verdict == "post" else "rejected"
+            said = f"hold {one.hold_id}: was {was} already by {one.actor}, {moment(one.at)}: {one.reason}"
+            err.print(f"[yellow]{escape(said)}[/]")
+    if late:
+        raise typer.Exit(FOUND)
+
+
+def _decisions(conn: Connection, ids: Sequence[int]) -> dict[int, Row[tuple[object, ...]]]:
+    return {row.decision_id: row for row in conn.execute(_DECISIONS, {"ids": list(ids)})}
+
+
+def _facts(conn: Connection, hold: HoldView, row: Row[tuple[object, ...]] | None) -> list[tuple[str, str]]:
+    """What there is to say about a hold, name by name."""
+    standing = balance(conn, hold.program, hold.account)
+    facts = [
+        ("programme", hold.program),
+        ("account", hold.account),
+        ("kind", f"{hold.kind}{f' to {hold.to}' if hold.to else ''}"),
+        ("points", f"{hold.amount:,}"),
+        ("event", f"{hold.source} {hold.event_id}"),
+        ("happened", moment(hold.occurred_at)),
+        ("held since", moment(hold.opened_at)),
+        ("due", f"{moment(hold.due_at)}, then {hold.on_timeout}" if hold.due_at else "never by itself"),
+    ]
+    if standing:
+        facts.append(
+            (
+                "balance",
+                f"{standing.available:,} available, {standing.pending_in:,} coming, {standing.pending_out:,} set aside",
+            )
+        )
+    if row:
+        facts.append(("score", f"{row.score:.4f}"))
+        facts.append(("decided under", f"policy {row.policy_version}, model {row.model_version or 'none yet'}"))
+        facts.append(("event as stored", str(row.event)))
+    if hold.decided:
+        verdict = "approved" if hold.decided.verdict == "post" else "rejected"
+        facts.append(
+            ("decision", f"{verdict} by {hold.decided.actor}, {moment(hold.decided.at)}: {hold.decided.reason}")
+        )
+    return facts
+
+
+class _Policies:
+    """Policies by version, each read once: a reason is told in the words of the policy it was given under."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._known: dict[int, Policy] = {}
+
+    def texts(self, row: Row[tuple[object, ...]] | None, lang: Literal["en", "zh"]) -> list[tuple[Reason, str]]:
+        """A decision's reasons with their sentences, the weightiest first."""
+        if row is None:
+            return []
+        version = row.policy_version
+        if version not in self._known:
+            document = self._conn.execute(_POLICY, {"version": version}).scalar_one()
+            self._known[version] = load_policy(document).policy
+        return [(reason, explain(reason, self._known[version], lang)) for reason in _reasons(row.reasons)]
