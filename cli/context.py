@@ -33,6 +33,11 @@ def engine_of(url: str) -> Engine:
     return create_engine(address, pool_size=2, pool_pre_ping=True, connect_args={"connect_timeout": 10})
 
 
+def say(sentence: str) -> None:
+    """A sentence of what was asked for, as one line however narrow the terminal: it may be searched for."""
+    out.print(sentence, soft_wrap=True)
+
+
 @contextmanager
 def database(settings: Settings) -> Iterator[Engine]:
     """The ledger's database: the one given or running, else that of an earlier `up`, started for this command only."""

@@ -55,9 +55,9 @@ def list_(
         quarantined = conn.execute(_QUARANTINED).all()
     for row in quarantined:
         said = f"{row.source} is in quarantine since {moment(row.since)}: {row.reason}"
-        out.print(f"[yellow]{escape(said)}[/]  lift it: pointguard dlq release SOURCE")
+        say(f"[yellow]{escape(said)}[/]  lift it: pointguard dlq release SOURCE")
     if not rows:
-        out.print("There are no such dead letters.")
+        say("There are no such dead letters.")
         return
     said = ", ".join(f"{row.letters:,} {row.error} {row.field}".rstrip() for row in counts)
     table = Table(title=escape(f"not retried: {said}") if said else "all were retried")
@@ -114,7 +114,7 @@ def retry(
     engine = engine_of(settings.required("database_url"))
     sent, unopened = asyncio.run(_retry(engine, settings, ids, error))
     engine.dispose()
-    out.print(f"{sent:,} dead letters were sent again; `pointguard dlq list` shows those that are refused again.")
+    say(f"{sent:,} dead letters were sent again; `pointguard dlq list` shows those that are refused again.")
     missing = len(set(ids)) - sent - unopened if ids else 0
     if missing:
         err.print(f"[yellow]{missing} of these ids are unknown or were retried before.[/]")
@@ -133,7 +133,7 @@ def release(
     with database(settings_of(data_dir)) as engine, engine.begin() as conn:
         if conn.execute(_RELEASE, {"source": source}).rowcount == 0:
             raise CommandError(f"{source} is not in quarantine", "see `pointguard dlq list`")
-    out.print(escape(f"{source} is released; then: pointguard dlq retry --all --error quarantined_source"))
+    say(escape(f"{source} is released; then: pointguard dlq retry --all --error quarantined_source"))
 
 
 async def _retry(engine: Engine, settings: Settings, ids: list[int] | None, error: str | None) -> tuple[int, int]:

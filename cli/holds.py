@@ -53,7 +53,7 @@ def list_(
     with database(settings_of(data_dir)) as engine, engine.connect() as conn:
         holds = open_holds(conn, HoldFilter(program, account, kind), limit=limit)
         if not holds:
-            out.print("Nothing is held.")
+            say("Nothing is held.")
             return
         decided = _decisions(conn, [hold.hold_id for hold in holds])
         policies = _Policies(conn)
@@ -130,7 +130,7 @@ def _resolve(resolutions: Sequence[Resolution], data_dir: DataDir) -> None:
     for asked, one in zip(resolutions, resolved, strict=True):
         if one.outcome == "resolved":
             done = "approved" if asked.verdict == "post" else "rejected"
-            out.print(f"hold {one.hold_id}: {done}, decision {one.decision_id}")
+            say(f"hold {one.hold_id}: {done}, decision {one.decision_id}")
         elif one.outcome == "unknown_hold":
             late += 1
             err.print(f"[yellow]hold {one.hold_id}: there is none of this id; see `pointguard holds list`[/]")

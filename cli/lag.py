@@ -44,19 +44,19 @@ def lag(data_dir: DataDir = None) -> None:
     engine.dispose()
     out.print(table)
     if unknown:
-        out.print(
+        say(
             "This broker does not tell where its log ends: “?” is not 0. The workers' metrics tell what they hold."
         )
     else:
-        out.print(f"{total:,} records wait.")
+        say(f"{total:,} records wait.")
     if waiting.decided_at:
-        out.print(f"The newest decision is {(waiting.now - waiting.decided_at).total_seconds():,.1f} s old.")
+        say(f"The newest decision is {(waiting.now - waiting.decided_at).total_seconds():,.1f} s old.")
     age = (
         f", the oldest for {(waiting.now - waiting.unsent_since).total_seconds():,.1f} s"
         if waiting.unsent_since
         else ""
     )
-    out.print(
+    say(
         f"Outbox: {waiting.unsent:,} messages{age}. Open holds: {waiting.held:,}. Dead letters: {waiting.dead:,}."
     )
 

@@ -15,4 +15,4 @@ def migrate(data_dir: DataDir = None) -> None:
     settings = settings_of(data_dir)
     revision = bring_up(settings.required("database_url"))
     seed(settings)
-    out.print(f"The database is at revision {revision}.")
+    say(f"The database is at revision {revision}.")

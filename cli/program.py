@@ -47,4 +47,4 @@ def create(
                 made = create_program(conn, name, "simulation" if simulation else "live")
         except ProgramError as error:
             raise CommandError(str(error), "see `pointguard program list`") from error
-    out.print(f"Programme {made.name} is there, {made.mode}.")
+    say(f"Programme {made.name} is there, {made.mode}.")

@@ -61,9 +61,9 @@ def replay(
         others = redecided(engine, naming.source, rules, stored_snapshots(settings)) if rules else {}
         print_report(plan, naming, seen.outcomes, others)
         for line in outcomes.why_dead(seen.dead) if seen.dead else ():
-            out.print(f"  {line}", markup=False)
+            say(f"  {escape(line)}")
         if seen.decided_before:
-            out.print(
+            say(
                 f"{seen.decided_before:,} of these were decided by an earlier run; sent again, they move nothing."
             )
         err.print(f"[dim]{len(plan.events):,} events in {seconds:.1f} s. Prove the ledger: pointguard verify[/]")

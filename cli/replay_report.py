@@ -37,7 +37,7 @@ def print_report(
     judged = [(plan.labels[event.row - 1], outcomes[event.id]) for event in plan.judged()]
     labelled = any(label is not None for label, _ in judged)
     counts = Counter(judged)
-    out.print(f"Programme {naming.program}: {plan.rows:,} rows, {len(plan.events):,} events.", soft_wrap=True)
+    say(f"Programme {naming.program}: {plan.rows:,} rows, {len(plan.events):,} events.")
     table = Table()
     table.add_column("rows")
     for title in ("all", "fraud", "clean", "unlabelled") if labelled else ("all",):
@@ -54,7 +54,7 @@ def print_report(
     if len(plan.events) > len(judged):
         others = Counter(outcomes[event.id] for event in plan.events if event.place != plan.judge)
         said = ", ".join(f"{count:,} {TITLES[outcome]}" for outcome, count in others.most_common())
-        out.print(f"The rows' other events: {said}.")
+        say(f"The rows' other events: {said}.")
     if labelled:
         _print_quality(plan, judged, without)
 
@@ -83,4 +83,4 @@ def _print_quality(
             f"{found.disturbed:,}",
         )
     out.print(table)
-    out.print("Caught: fraud held or rejected. Missed: fraud approved. Disturbed: clean rows held or rejected.")
+    say("Caught: fraud held or rejected. Missed: fraud approved. Disturbed: clean rows held or rejected.")

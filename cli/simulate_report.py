@@ -32,7 +32,7 @@ def print_caught(acts: Iterable[Simulated], outcomes: Mapping[str, str]) -> None
         table.add_row(scenario, "honest" if honest else "fraud", *cells, stopped)
     out.print(table)
     found = quality((act.fraud, outcome) for act, outcome in moving)
-    out.print(
+    say(
         f"Of the events that move points, held or rejected: precision {percent(found.precision)}, "
         f"recall {percent(found.recall)}."
     )

@@ -37,9 +37,9 @@ def verify(data_dir: DataDir = None) -> None:
 def print_verified(report: Report) -> None:
     """What was checked, and each kind of discrepancy with its first examples."""
     checked = ", ".join(f"{count:,} {name}" for name, count in report.checked.items())
-    out.print(f"Checked {checked}.")
+    say(f"Checked {checked}.")
     if report.ok:
-        out.print("[green]The ledger is clean:[/] every balance, hold and decision agrees with the entries.")
+        say("[green]The ledger is clean:[/] every balance, hold and decision agrees with the entries.")
         return
     table = Table(title=f"{sum(report.totals.values()):,} discrepancies")
     for title in ("kind", "in all", "subject", "detail"):
@@ -47,4 +47,4 @@ def print_verified(report: Report) -> None:
     for found in report.discrepancies:
         table.add_row(found.kind, f"{report.totals[found.kind]:,}", escape(found.subject), escape(found.detail))
     out.print(table)
-    out.print("Nothing was changed. What each kind means and what to do: docs/runbook.md, “verify finds something”.")
+    say("Nothing was changed. What each kind means and what to do: docs/runbook.md, “verify finds something”.")

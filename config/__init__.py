@@ -1,1 +1,1 @@
-"""Settings, the only reader of the environment, the policy document, and logging; builds the parameters that stages own."""
+"""Settings (the only reader of the environment), the policy document and logging; builds what stages own."""

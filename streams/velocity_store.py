@@ -1,14 +1,17 @@
 """Where velocity logs live: Redis or Valkey, one round trip a batch, and a twin in memory under the same contract.
 
 A batch is appended to the log of every entity it touches, and all these logs are read back, by one script on the
-server (measured cheaper than the same commands in a MULTI, for the client by far; it also renews each log's expiry).
+server (measured cheaper than the same commands in a MULTI, for the client by far; it also sets each log's expiry).
 Counting is done here, by detectors/velocity_count.py. Logs that grew long are folded afterwards: the new content is
 only taken when the log still begins and reads on as it did, so two workers never fold one log twice.
 """
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
@@ -27,17 +30,24 @@ BATCH_MAX: Final = 1_000
 """Events a script call carries at most; larger batches take several."""
 REBUILD_BATCH: Final = 500
 TTL_MS: Final = KEPT_MS + 86_400_000
-"""A log that nobody has touched for so long holds nothing that still counts."""
+"""A log that nobody has touched for so long, less a day, holds nothing that still counts."""
+RENEW_SECONDS: Final = 6 * 3_600
+RENEWED_MAX: Final = 200_000
+"""A process renews a log's expiry once in so many seconds, remembering so many logs; new logs always get one."""
 EPOCH_KEY: Final = b"v:epoch"
+SCAN_COUNT: Final = 1_000
 IN_FLIGHT_BATCHES: Final = 4
 """The events of so many latest batches are not folded, as a crash may bring them again."""
 _HEAD_BYTES: Final = 16
 _TAIL_BYTES: Final = 48
 
 _APPEND: Final = """
+local renew = ARGV[2]
 for i = 2, #KEYS do
-  redis.call('APPEND', KEYS[i], ARGV[i])
-  redis.call('PEXPIRE', KEYS[i], ARGV[1])
+  local size = redis.call('APPEND', KEYS[i], ARGV[i + 1])
+  if string.byte(renew, i - 1) == 49 or size == #ARGV[i + 1] then
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+  end
 end
 return redis.call('MGET', unpack(KEYS))
 """
@@ -69,6 +79,14 @@ class VelocityUnavailableError(Exception):
     """The velocity store can't be reached, or refuses to write. Try the same batch again: nothing counts twice."""
 
 
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
+
+
 class VelocityStore(Protocol):
     """Keeps velocity logs. `epoch` is the token that tells whether they hold the history they should."""
 
@@ -81,11 +99,16 @@ class VelocityStore(Protocol):
         folded over it meanwhile (which waits for the next few batches of this process).
         """
 
+    async def clear(self) -> None:
+        """Forget all logs and the token, before a rebuild: what an interrupted one left may have been folded, and so
+        would count twice. Raises VelocityUnavailableError.
+        """
+
     async def rebuild(self, past: Observations) -> None:
         """Add past events, oldest first, without asking for values. Raises VelocityUnavailableError."""
 
     async def is_cold(self) -> bool:
-        """Whether the store carries another token than `epoch`, or none. Raises VelocityUnavailableError."""
+        """Tell whether the store carries another token than `epoch`, or none. Raises VelocityUnavailableError."""
 
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token. Raises VelocityUnavailableError."""
@@ -119,12 +142,11 @@ class _Store(ABC):
 
     async def rebuild(self, past: Observations) -> None:
         """Add past events in parts."""
-        nothing = np.empty(0, dtype=np.uint64)
         for part in _parts(past, REBUILD_BATCH):
             arranged = layout(part)
             keys = _keys(part, arranged)
             _, blobs = await self._append(keys, arranged.payload)
-            await self._fold(keys, blobs, read(blobs), nothing)
+            await self._fold(keys, blobs, read(blobs))
 
     async def _observe_part(self, batch: Observations) -> tuple[Floats, Truths, bool]:
         arranged = layout(batch)
@@ -133,13 +155,14 @@ class _Store(ABC):
         epoch, blobs = await self._append(keys, arranged.payload)
         logs = read(blobs)
         values, approximate = aggregate(batch, arranged, logs)
-        await self._fold(keys, blobs, logs, np.concatenate(self._recent))
+        await self._fold(keys, blobs, logs)
         return values, approximate, self._differs(epoch)
 
     def _differs(self, epoch: bytes | None) -> bool:
         return self.epoch is None or epoch != self.epoch.encode()
 
-    async def _fold(self, keys: Sequence[bytes], blobs: Sequence[bytes], logs: Logs, protected: Hashes) -> None:
+    async def _fold(self, keys: Sequence[bytes], blobs: Sequence[bytes], logs: Logs) -> None:
+        protected = np.concatenate([np.empty(0, dtype=np.uint64), *self._recent])
         replacements = [
             Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)
             for log, content in refolded(logs, protected)
@@ -159,11 +182,15 @@ class _Store(ABC):
 class RedisVelocityStore(_Store):
     """Velocity logs in Redis or Valkey, one string each, named v:{programme}:{kind}:{hash}."""
 
-    def __init__(self, client: Redis, epoch: str | None, ttl_ms: int = TTL_MS) -> None:
-        """`client` must not decode answers."""
+    def __init__(
+        self, client: Redis, epoch: str | None, ttl_ms: int = TTL_MS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`client` must not decode answers; `clock` gives seconds."""
         super().__init__(epoch)
-        self._client, self._ttl_ms = client, ttl_ms
+        self._client, self._ttl_ms, self._clock = client, ttl_ms, clock
         self._scripts: dict[str, str] = {}
+        self._renewed: set[bytes] = set()
+        self._renewed_until = -math.inf
 
     @classmethod
     def connect(cls, url: str, epoch: str | None, timeout_seconds: float = 5.0) -> "RedisVelocityStore":
@@ -180,16 +207,21 @@ class RedisVelocityStore(_Store):
         return cls(Redis.from_pool(pool), epoch)
 
     async def is_cold(self) -> bool:
-        """Whether the store carries another token, or none."""
+        """Tell whether the store carries another token, or none."""
         epoch, _ = await self._append([], [])
         return self._differs(epoch)
 
+    async def clear(self) -> None:
+        """Forget all logs and the token."""
+        with _named_errors():
+            self._renewed.clear()
+            async for key in self._client.scan_iter(match=b"v:*", count=SCAN_COUNT):
+                await self._client.unlink(key)
+
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token."""
-        try:
+        with _named_errors():
             await self._client.set(EPOCH_KEY, epoch)
-        except (RedisError, OSError) as error:
-            raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
         self.epoch = epoch
 
     async def close(self) -> None:
@@ -197,7 +229,14 @@ class RedisVelocityStore(_Store):
         await self._client.aclose()
 
     async def _append(self, keys: Sequence[bytes], payload: Sequence[bytes]) -> tuple[bytes | None, list[bytes]]:
-        answer = await self._run(_APPEND, [EPOCH_KEY, *keys], [b"%d" % self._ttl_ms, *payload])
+        now = self._clock()
+        if now >= self._renewed_until or len(self._renewed) > RENEWED_MAX:
+            self._renewed.clear()
+            self._renewed_until = now + RENEW_SECONDS
+        renewed = self._renewed
+        renew = "".join(["0" if key in renewed else "1" for key in keys])
+        answer = await self._run(_APPEND, [EPOCH_KEY, *keys], [b"%d" % self._ttl_ms, renew.encode(), *payload])
+        renewed.update(keys)
         return answer[0], answer[1:]
 
     async def _replace(self, replacements: Sequence[Replacement]) -> None:
@@ -207,15 +246,13 @@ class RedisVelocityStore(_Store):
         await self._run(_REPLACE, [one.key for one in replacements], arguments)
 
     async def _run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> list[bytes]:
-        try:
+        with _named_errors():
             if script not in self._scripts:
                 self._scripts[script] = await self._client.script_load(script)
             try:
                 answer: list[bytes] = await self._client.evalsha(self._scripts[script], len(keys), *keys, *arguments)
             except NoScriptError:
                 answer = await self._client.eval(script, len(keys), *keys, *arguments)
-        except (RedisError, OSError) as error:
-            raise VelocityUnavailableError(f"{type(error).__name__}: {error}") from error
         return answer
 
 
@@ -228,8 +265,12 @@ class MemoryVelocityStore(_Store):
         self.logs: dict[bytes, bytes] = {} if logs is None else logs
 
     async def is_cold(self) -> bool:
-        """Whether the store carries another token, or none."""
+        """Tell whether the store carries another token, or none."""
         return self._differs(self.logs.get(EPOCH_KEY))
+
+    async def clear(self) -> None:
+        """Forget all logs and the token."""
+        self.logs.clear()
 
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token."""

@@ -5,6 +5,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,11 @@ def audit(made: World, report: dict[str, int]) -> None:
     assert found.ok, found.discrepancies
 
 
+def more_than(made: World, before: int) -> bool:
+    """Whether more records have an outcome than before."""
+    return made.handled() > before
+
+
 def rounds(made: World, rng: random.Random, kills: int) -> int:
     """Send the events in as many bursts as there are kills, and kill a worker within each; events in flight."""
     events, in_flight = traffic(rng, EVENTS), 0
@@ -78,13 +84,13 @@ def rounds(made: World, rng: random.Random, kills: int) -> int:
         burst = events[number * size : (number + 1) * size]
         before = made.handled()
         asyncio.run(made.produce(burst))
-        made.wait_until(lambda start=before: made.handled() > start, 90, f"burst {number} begins to be handled")
+        made.wait_until(partial(more_than, made, before), 90, f"burst {number} begins to be handled")
         hit = kill_in_flight(made, rng)
         while not hit:  # the burst was over too soon to count: another one, until a kill hits records in flight
             extra = traffic(rng, size)
             before = made.handled()
             asyncio.run(made.produce(extra))
-            made.wait_until(lambda start=before: made.handled() > start, 90, "an extra burst begins to be handled")
+            made.wait_until(partial(more_than, made, before), 90, "an extra burst begins to be handled")
             hit = kill_in_flight(made, rng)
         in_flight += hit
         made.wait_until(lambda: made.handled() >= made.produced(), 120, f"burst {number} is handled")

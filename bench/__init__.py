@@ -1,0 +1,1 @@
+"""Measurements of speed, one benchmark a file, each beside its peers on the same seeded workload."""

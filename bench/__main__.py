@@ -1,0 +1,11 @@
+"""All speed benchmarks, one after the other: `python -m bench`, or `make bench`."""
+
+import sys
+
+from bench import engine, pipeline
+
+if __name__ == "__main__":
+    if set(sys.argv[1:]) - {"--quick"}:
+        sys.exit("usage: python -m bench [--quick]")
+    engine.main()
+    pipeline.main()
