@@ -18,8 +18,9 @@ from alerts.metrics import STAGE
 from bench import naive_parts, own_stages, workload
 from config.settings import Settings
 from streams import decisions, effects, inbox, outbox, posting
+from streams.pipeline import Pipeline
 
-STEPS: Final = {
+STEPS: Final[dict[str, tuple[Any, str]]] = {
     "fence": (inbox, "fence"),
     "inbox": (inbox, "admit"),
     "lock accounts": (posting, "lock_accounts"),
@@ -35,15 +36,14 @@ STEPS: Final = {
     "outbox": (outbox, "enqueue"),
     "progress": (inbox, "advance"),
 }
+AFTER: Final[dict[str, tuple[Any, str]]] = {"count metrics": (Pipeline, "_count")}
 STAGES: Final = ("decode", "velocity", "ledger", "commit")
 REPORT_EVERY: Final = 20
 PROFILE: Final = "profile.json"
 
 
-def timed(step: str, seconds: "Counter[str]") -> Callable[..., Any]:
-    """The function of a step, with the time spent in it added up under the step's name."""
-    module, name = STEPS[step]
-    function: Callable[..., Any] = getattr(module, name)
+def timed(step: str, function: Callable[..., Any], seconds: "Counter[str]") -> Callable[..., Any]:
+    """`function`, with the time spent in it added up under the name of its step."""
 
     def measured(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
@@ -83,9 +83,10 @@ def keep_profile(stages: own_stages.Stages, topic: str, steps: "Counter[str]", f
     """Write the sums so far, seconds by step."""
     histogram = {name: stages.metrics.histogram(STAGE, topic, name) for name in STAGES}
     sums = {name: one._sum.get() for name, one in histogram.items()}  # noqa: SLF001  # the client shows it as text only
-    inside = sum(steps.values())
-    told = {"decode": sums["decode"], "velocity": sums["velocity"], **steps}
-    told |= {"rest of the transaction": sums["ledger"] - inside, "commit": sums["commit"]}
+    inside = {name: steps[name] for name in STEPS}
+    told = {"decode": sums["decode"], "velocity": sums["velocity"], **inside}
+    told |= {"rest of the transaction": sums["ledger"] - sum(inside.values()), "commit": sums["commit"]}
+    told |= {name: steps[name] for name in AFTER}
     Path(folder, PROFILE).write_text(json.dumps(told), encoding="utf-8")
 
 
@@ -94,8 +95,8 @@ async def main() -> None:
     options, settings = naive_parts.options(__doc__), Settings()
     partitions = await read_all(options.bootstrap, options.topic)
     steps: Counter[str] = Counter()
-    for step, (module, name) in STEPS.items():
-        setattr(module, name, timed(step, steps))
+    for step, (place, name) in (STEPS | AFTER).items():
+        setattr(place, name, timed(step, getattr(place, name), steps))
     stages = own_stages.build(settings, options.topic, workload.PARTITIONS)
     await stages.observer.warm_up()
     for count, batch in enumerate(batches(partitions, settings.batch_max), start=1):

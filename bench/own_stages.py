@@ -6,18 +6,12 @@ from typing import Any, NamedTuple
 
 from alerts.metrics import Metrics
 from config.settings import Settings
-from detectors.entity import Keys
-from ledger.ids import IdBlocks
 from streams import inbox
-from streams.catalog import Catalog
-from streams.effects import Outgoing
-from streams.keys import model_key
 from streams.observing import Observer
-from streams.pipeline import Parts, Pipeline
-from streams.posting import Poster
+from streams.pipeline import Pipeline
 from streams.processes import engine_of
 from streams.records import Log, Span
-from streams.velocity_store import RedisVelocityStore
+from streams.worker import compose
 
 
 class Record(NamedTuple):
@@ -53,11 +47,7 @@ def build(settings: Settings, topic: str, partitions: int) -> Stages:
     """Compose the stages and claim all partitions of `topic` from their beginning."""
     metrics, engine = Metrics(), engine_of(settings, "bench")
     where = Log(str(settings.log_id), topic)
-    keys = Keys(settings.secret())
-    observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
-    catalog = Catalog(engine, model_key(settings.secret()), metrics)
-    outgoing = Outgoing(settings.decisions_topic, settings.alerts_topic)
+    made = compose(settings, where, engine, metrics)
     with engine.begin() as conn:
         claims = inbox.claim(conn, where, dict.fromkeys(range(partitions), 0), "bench")
-    parts = Parts(engine, where, keys, catalog, observer, Poster(keys, IdBlocks()), outgoing, metrics)
-    return Stages(Pipeline(parts), observer, metrics, {part: claimed.epoch for part, claimed in claims.items()})
+    return Stages(made.pipeline, made.observer, metrics, {part: claimed.epoch for part, claimed in claims.items()})

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from cli.context import DataDir, database, engine_of, err, out, settings_of
+from cli.context import DataDir, database, engine_of, err, out, say, settings_of
 from cli.errors import FOUND, UNREACHABLE, CommandError
 from cli.holds import moment
 from config.settings import Settings

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Row, text
 
-from cli.context import DataDir, database, err, out, settings_of
+from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND, CommandError
 from config.policy import load_policy
 from detectors.decision import Reason
@@ -57,25 +57,14 @@ def list_(
             return
         decided = _decisions(conn, [hold.hold_id for hold in holds])
         policies = _Policies(conn)
-        table = Table(title=f"{len(holds)} of {conn.execute(_COUNT).scalar_one():,} open holds")
-        for title in ("hold", "programme", "account", "kind"):
-            table.add_column(title, no_wrap=title == "hold")
-        table.add_column("points", justify="right")
-        for title in ("since", "due", "reason"):
-            table.add_column(title)
+        say(f"{len(holds)} of {conn.execute(_COUNT).scalar_one():,} open holds, the oldest first")
         for hold in holds:
             reasons = policies.texts(decided.get(hold.hold_id), lang)
-            more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
-            cells = (
-                hold.program,
-                hold.account,
-                hold.kind,
-                f"{hold.amount:,}",
-                moment(hold.opened_at),
-                moment(hold.due_at),
-            )
-            table.add_row(str(hold.hold_id), *map(escape, cells), escape(reasons[0][1] + more if reasons else "–"))
-        out.print(table)
+            more = f" [dim](and {len(reasons) - 1} more)[/]" if len(reasons) > 1 else ""
+            until = f", due {moment(hold.due_at)}" if hold.due_at else ""
+            where = escape(f"{hold.account} in {hold.program}, since {moment(hold.opened_at)}{until}")
+            say(f"[bold]{hold.hold_id:>8}[/]  [bold]{hold.kind} {hold.amount:,}[/] by {where}")
+            say(f"          {escape(reasons[0][1])}{more}" if reasons else "          no reason is stored")
 
 
 @app.command()
@@ -91,6 +80,8 @@ def show(
             raise CommandError(f"there is no hold {hold_id}", "see `pointguard holds list`")
         row = _decisions(conn, [hold_id]).get(hold_id)
         table = Table(title=f"hold {hold_id}", show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in _facts(conn, hold, row):
             table.add_row(name, escape(value))
         out.print(table)

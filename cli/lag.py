@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from cli.context import DataDir, engine_of, out, settings_of
+from cli.context import DataDir, engine_of, out, say, settings_of
 from config.settings import Settings
 from streams.inbox import positions
 from streams.kafka import cluster_id, log_bounds, partitions_of
@@ -44,9 +44,7 @@ def lag(data_dir: DataDir = None) -> None:
     engine.dispose()
     out.print(table)
     if unknown:
-        say(
-            "This broker does not tell where its log ends: “?” is not 0. The workers' metrics tell what they hold."
-        )
+        say("This broker does not tell where its log ends: “?” is not 0. The workers' metrics tell what they hold.")
     else:
         say(f"{total:,} records wait.")
     if waiting.decided_at:
@@ -56,9 +54,7 @@ def lag(data_dir: DataDir = None) -> None:
         if waiting.unsent_since
         else ""
     )
-    say(
-        f"Outbox: {waiting.unsent:,} messages{age}. Open holds: {waiting.held:,}. Dead letters: {waiting.dead:,}."
-    )
+    say(f"Outbox: {waiting.unsent:,} messages{age}. Open holds: {waiting.held:,}. Dead letters: {waiting.dead:,}.")
 
 
 def _positions(conn: Connection, settings: Settings, where: Log) -> Iterator[tuple[int, int, int | None]]:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         build(given[0] if given else None)(given, prog_name="pointguard")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except Exception as error:
+    except Exception as error:  # what is not explained below is raised again
         failure = explained(error)
         if failure is None:
             raise

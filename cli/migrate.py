@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.context import DataDir, out, settings_of
+from cli.context import DataDir, say, settings_of
 from ledger.migrate import migrate as bring_up
 from streams.setup import seed
 

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from sqlalchemy import text
 
-from cli.context import DataDir, database, out, settings_of
+from cli.context import DataDir, database, out, say, settings_of
 from cli.errors import CommandError
 from cli.holds import moment
 from ledger.programs import ProgramError, create_program
@@ -47,4 +47,4 @@ def create(
                 made = create_program(conn, name, "simulation" if simulation else "live")
         except ProgramError as error:
             raise CommandError(str(error), "see `pointguard program list`") from error
-    say(f"Programme {made.name} is there, {made.mode}.")
+    say(f"Programme {made.name} is there, {made.mode}; workers know it within a few seconds.")

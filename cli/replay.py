@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.context import DataDir, engine_of, err, out, settings_of
+from cli.context import DataDir, engine_of, err, say, settings_of
 from cli.errors import CommandError
 from cli.mapping import FileMap, MapError, load_map, packaged_maps
 from cli.outcomes import DEAD, Outcomes
@@ -63,9 +64,7 @@ def replay(
         for line in outcomes.why_dead(seen.dead) if seen.dead else ():
             say(f"  {escape(line)}")
         if seen.decided_before:
-            say(
-                f"{seen.decided_before:,} of these were decided by an earlier run; sent again, they move nothing."
-            )
+            say(f"{seen.decided_before:,} of these were decided by an earlier run; sent again, they move nothing.")
         err.print(f"[dim]{len(plan.events):,} events in {seconds:.1f} s. Prove the ledger: pointguard verify[/]")
         engine.dispose()
 

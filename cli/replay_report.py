@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.markup import escape
 from rich.table import Table
 
-from cli.context import err, out
+from cli.context import err, out, say
 from cli.outcomes import OUTCOMES, TITLES
 from cli.quality import percent, quality
 from cli.replay_plan import Naming, ReplayPlan

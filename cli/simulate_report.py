@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
-from cli.context import out
+from cli.context import out, say
 from cli.outcomes import OUTCOMES, TITLES
 from cli.quality import FLAGGED, percent, quality
 from cli.simulation import Simulated

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.context import DataDir, database, err, out, settings_of
+from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND
 from ledger.verify import Report
 from ledger.verify import verify as replay_ledger

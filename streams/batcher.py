@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from streams import exits
-from streams.errors import dependency_down
+from streams.errors import dependency_down, described
 from streams.handoff import BatchParams, Handoff
 from streams.holes import LostRecords
 from streams.pipeline import Pipeline, Prepared
@@ -129,7 +129,12 @@ class Batcher:
 
     async def _prepare(self, records: Sequence[Any], spans: Sequence[Span]) -> Prepared | None:
         committed = dict(self._ownership.committed)
-        return await self._patiently(spans, lambda: self._pipeline.prepare(records, spans, committed))
+        try:
+            return await self._patiently(spans, lambda: self._pipeline.prepare(records, spans, committed))
+        except Exception as error:  # noqa: BLE001  # one record spoils its batch; each alone shows which
+            log.warning("batch not prepared, trying each record alone", error=described(error), records=len(records))
+            self._pipeline.note("split")
+            return await self._patiently(spans, lambda: self._pipeline.prepare_apart(records, spans, committed))
 
     def _is_ours(self, batch: RecordBatch) -> bool:
         return batch.part in self._ownership.epochs and self._outside.is_current(batch)
@@ -157,7 +162,8 @@ class Batcher:
         except Hole as hole:
             return await self._fill(hole, prepared.spans) and await self._commit(prepared)
         except Exception as error:  # noqa: BLE001  # one event spoils its batch; each alone shows which
-            log.warning("batch refused, trying each record alone", error=repr(error), records=len(prepared.records))
+            count = len(prepared.records)
+            log.warning("batch refused, trying each record alone", error=described(error), records=count)
             return await self._one_by_one(prepared)
         if done is not None:
             self._ownership.reached(prepared.spans)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class SealedPackError(ValueError):
@@ -19,9 +19,12 @@ def pack(headers: Headers, raw: bytes | None, seal: Callable[[bytes], bytes]) ->
 
 
 def unpack(sealed: bytes, unseal: Callable[[bytes], bytes]) -> tuple[list[tuple[str, bytes]], bytes | None]:
-    """The headers and body that `pack` was given; SealedPackError when they cannot be opened."""
+    """The headers and body that `pack` was given; SealedPackError when they cannot be opened.
+
+    A header that came without a value (Kafka allows it) is given with an empty one.
+    """
     try:
-        headers, raw = msgspec.msgpack.decode(unseal(sealed), type=tuple[list[tuple[str, bytes]], bytes | None])
+        headers, raw = msgspec.msgpack.decode(unseal(sealed), type=tuple[list[tuple[str, bytes | None]], bytes | None])
     except ValueError as error:
         raise SealedPackError("cannot open this dead letter: is secret_file the one it was sealed with?") from error
-    return headers, raw
+    return [(name, value or b"") for name, value in headers], raw

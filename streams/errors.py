@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Literal
 
 import psycopg
@@ -38,3 +40,17 @@ def _transient(error: BaseException | None) -> bool:
     if state is None:  # no answer at all: the connection could not be made, or broke
         return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return state[:2] in TRANSIENT_CLASSES or state in (LOCK_NOT_AVAILABLE, READ_ONLY)
+
+
+def described(error: BaseException) -> str:
+    """What went wrong and where, without the data it went wrong with: dead letters and logs are read in clear.
+
+    A message of Python's may quote a value, and PostgreSQL's DETAIL quotes the whole row; PostgreSQL's first line names
+    only tables, columns and constraints.
+    """
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    name = type(cause).__name__
+    if isinstance(cause, psycopg.Error):
+        return f"{name}: {cause.diag.message_primary}" if cause.diag.message_primary else name
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name

@@ -9,18 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from detectors.event import PROGRAM, Event, Invalid, decode, milliseconds, observe_time
+from detectors.event_types import YEAR_MAX, YEAR_MIN
 from streams.records import Incoming
 
 UNKNOWN_PROGRAM = "unknown_program"
 UNSUPPORTED_TYPE = "unsupported_type"
 QUARANTINED = "quarantined_source"
+BAD_RECORD_TIME = "bad_record_time"
 UNKNOWN_SOURCE = "unknown"
 
 # Types of the contract that no code turns into postings yet: kept as dead letters, to be retried once it does.
 UNSUPPORTED = PROGRAM | {"reverse"}
+
+# The years of the event contract. Kafka says -1 for "no time", and a topic without LogAppendTime lets a producer say
+# anything, up to what no database can hold.
+RECORD_MS_MIN = milliseconds(datetime(YEAR_MIN, 1, 1, tzinfo=UTC))
+RECORD_MS_MAX = milliseconds(datetime(YEAR_MAX + 1, 1, 1, tzinfo=UTC)) - 1
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,13 @@ def read(record: Any, circumstances: Circumstances) -> Incoming:
     answer = decode(record.value, headers)
     if isinstance(answer, Invalid):
         return _incoming(record, headers, answer.source or UNKNOWN_SOURCE, None, answer)
-    refusal = _refusal(answer, circumstances)
+    refusal = _refusal(answer, circumstances) or _time_refusal(record.timestamp, answer)
     return _incoming(record, headers, answer.source, answer, refusal)
+
+
+def unreadable(record: Any, error: str, detail: str) -> Incoming:
+    """Make a refusal of a record that our own code cannot deal with."""
+    return _incoming(record, record.headers or (), UNKNOWN_SOURCE, None, Invalid(error, "", detail))
 
 
 def times(incoming: Incoming, event: Event, *, simulation: bool) -> tuple[int, int]:
@@ -65,6 +78,20 @@ def _refusal(event: Event, circumstances: Circumstances) -> Invalid | None:
     return None
 
 
+def _time_refusal(timestamp: int | None, event: Event) -> Invalid | None:
+    if _is_time(timestamp):
+        return None
+    detail = (
+        f"the record has no time of the years {YEAR_MIN} to {YEAR_MAX}: set the topic's message.timestamp.type to"
+        " LogAppendTime, or mend the producer; then `pointguard dlq retry`"
+    )
+    return Invalid(BAD_RECORD_TIME, "timestamp", detail, event.source, event.id)
+
+
+def _is_time(timestamp: int | None) -> bool:
+    return timestamp is not None and RECORD_MS_MIN <= timestamp <= RECORD_MS_MAX
+
+
 def _incoming(record: Any, headers: Any, source: str, event: Event | None, invalid: Invalid | None) -> Incoming:
     return Incoming(
         part=record.partition,
@@ -72,7 +99,7 @@ def _incoming(record: Any, headers: Any, source: str, event: Event | None, inval
         key=record.key,
         raw=record.value,
         headers=tuple(headers),
-        observed_ms=record.timestamp,
+        observed_ms=record.timestamp if _is_time(record.timestamp) else 0,
         source=source,
         event=event,
         invalid=invalid,

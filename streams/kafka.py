@@ -51,6 +51,8 @@ async def cluster_id(kafka_url: str) -> str:
 
 async def log_bounds(kafka_url: str, topic: str, parts: Sequence[int]) -> Mapping[int, tuple[int, int]]:
     """First offset still in the log and next offset to be written, of each partition."""
+    if not parts:  # a spare worker's; a consumer that is stopped before it has asked anything raises CancelledError
+        return {}
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka_url, enable_auto_commit=False)
     await consumer.start()
     try:

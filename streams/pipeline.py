@@ -35,13 +35,15 @@ from alerts.metrics import (
 from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.features import Floats
+from detectors.velocity import VELOCITY_FEATURES
 from streams import decisions, effects, inbox, outbox, quarantine
 from streams.catalog import Catalog
 from streams.decisions import Decided
 from streams.effects import CONFLICT, Outgoing
-from streams.intake import UNKNOWN_PROGRAM, read, times
+from streams.errors import dependency_down, described
+from streams.intake import UNKNOWN_PROGRAM, read, times, unreadable
 from streams.observing import Observer
-from streams.posting import Arrival, Arrivals, Poster
+from streams.posting import Arrival, Arrivals, Judge, Poster
 from streams.quarantine import SourceHealth
 from streams.records import DeadLetter, Incoming, Log, Span
 
@@ -127,8 +129,31 @@ class Pipeline:
         velocity, cold = await self._parts.observer.observe(incoming, moments)
         self._stage("decode", decoded - started)
         self._stage("velocity", time.perf_counter() - decoded)
-        self._parts.metrics.gauge(VELOCITY_COLD).set(cold)
+        if any(record.invalid is None for record in incoming):  # else the store was not asked
+            self._parts.metrics.gauge(VELOCITY_COLD).set(cold)
         return Prepared(tuple(spans), tuple(incoming), moments, velocity, cold)
+
+    async def prepare_apart(
+        self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]
+    ) -> Prepared:
+        """As `prepare`, but each record alone: one that cannot be prepared is refused and stops nobody else."""
+        pieces = [await self._prepare_or_refuse(record, committed) for record in records]
+        return Prepared(
+            tuple(spans),
+            tuple(record for piece in pieces for record in piece.records),
+            tuple(moment for piece in pieces for moment in piece.moments),
+            np.concatenate([piece.velocity for piece in pieces]),
+            any(piece.cold for piece in pieces),
+        )
+
+    async def _prepare_or_refuse(self, record: Any, committed: Mapping[int, int]) -> Prepared:
+        try:
+            return await self.prepare([record], (), committed)
+        except Exception as error:
+            if dependency_down(error) is not None:
+                raise
+            refused = unreadable(record, PROCESSING_FAILED, described(error))
+            return Prepared((), (refused,), ((0, 0),), np.zeros((1, len(VELOCITY_FEATURES))), cold=False)
 
     async def _read(self, records: Sequence[Any]) -> list[Incoming]:
         circumstances = self._parts.catalog.circumstances
@@ -152,15 +177,15 @@ class Pipeline:
             self._judge_sources(conn, committed, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
             written = time.perf_counter()
-        self._health.succeeded()
         self._stage("ledger", written - started)
         self._stage("commit", time.perf_counter() - written)
         self._count(committed, len(prepared.records))
+        self._note_failures(committed)
         return committed
 
     def bury(self, prepared: Prepared, error: Exception) -> Committed:
         """Keep the one record of `prepared` as a dead letter: processing it failed for a reason that will not pass."""
-        detail = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
+        detail = described(error)
         with self._parts.engine.begin() as conn:
             now = conn.execute(_BEGIN).one().now
             last = inbox.fence(conn, self._parts.log, prepared.spans)
@@ -174,7 +199,7 @@ class Pipeline:
             self._judge_sources(conn, committed, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
         self._count(committed, len(prepared.records))
-        self._health.failed()
+        self._note_failures(committed)
         return committed
 
     def _decide(self, conn: Connection, prepared: Prepared, fresh: Sequence[int]) -> Committed:
@@ -198,13 +223,12 @@ class Pipeline:
             prepared.velocity[np.array(accepted, dtype=np.intp)],
             prepared.cold,
         )
-        catalog = self._parts.catalog
-        decided = self._parts.poster.post(conn, arrivals, catalog.judge, catalog.programs)
-        self._store(conn, decided)
+        judge = self._parts.catalog.judge  # read once: the catalog swaps it from another thread
+        decided = self._parts.poster.post(conn, arrivals, judge, self._parts.catalog.programs)
+        self._store(conn, decided, judge)
         return Committed(tuple(decided), tuple(letters), len(duplicates))
 
-    def _store(self, conn: Connection, decided: Sequence[Decided]) -> None:
-        judge = self._parts.catalog.judge
+    def _store(self, conn: Connection, decided: Sequence[Decided], judge: Judge) -> None:
         policy = judge.policy.policy
         version = judge.snapshot.version if judge.snapshot else None
         decisions.insert(conn, self._parts.log, decided, policy.version, version)
@@ -221,6 +245,13 @@ class Pipeline:
         bad = ((letter.record.source, letter.error) for letter in committed.letters)
         new = quarantine.put_in(conn, self._health.note(good, bad))
         outbox.enqueue(conn, effects.quarantines(new, self._parts.topics, now))
+
+    def _note_failures(self, committed: Committed) -> None:
+        failures = sum(letter.error == PROCESSING_FAILED for letter in committed.letters)
+        if committed.decided or committed.duplicates or len(committed.letters) > failures:
+            self._health.succeeded()
+        for _ in range(failures):
+            self._health.failed()
 
     def waiting(self, dependency: str) -> None:
         """A dependency does not answer; the batch is kept and tried again."""

@@ -30,7 +30,7 @@ def engine_of(settings: Settings, process: str) -> Engine:
     return create_engine(
         settings.required("database_url"),
         pool_size=5,
-        pool_pre_ping=True,
+        pool_use_lifo=True,  # one warm connection does the work: its statements are prepared, its caches filled
         connect_args={
             "application_name": f"pointguard-{process}",
             "connect_timeout": 5,

@@ -100,8 +100,9 @@ class VelocityStore(Protocol):
         """
 
     async def clear(self) -> None:
-        """Forget all logs and the token, before a rebuild: what an interrupted one left may have been folded, and so
-        would count twice. Raises VelocityUnavailableError.
+        """Forget all logs and the token. Raises VelocityUnavailableError.
+
+        To be done before a rebuild: what an interrupted one left may have been folded, and would then count twice.
         """
 
     async def rebuild(self, past: Observations) -> None:

@@ -86,7 +86,7 @@ def test_holds_are_listed_with_their_main_reason(run: Command, desk: Desk) -> No
     code, said = run("holds", "list")
     assert code == 0
     assert str(held(desk.engine)) in said
-    assert re.search(r"m-1 .*earn .*300 .*2026-01-01 00:00 .*4 s after sign-up", said)
+    assert re.search(r"earn 300 by m-1 in trial, since 2026-01-01 00:00, due .*\n +.*4 s after sign-up", said)
     assert "m-2" not in said
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from bench.floor import STEPS
+from bench.floor import AFTER, STEPS
 from bench.measure import Spread, latencies_ms, markdown_table, percentiles
 from bench.openloop import Schedule, by_partition
 from bench.workload import PARTITIONS, Record, Workload, generate
@@ -94,4 +94,4 @@ def test_a_table_is_markdown() -> None:
 
 def test_the_profile_names_functions_that_exist() -> None:
     """The profile replaces functions by name; a renamed one must show here, not in a benchmark half an hour in."""
-    assert all(callable(getattr(module, name)) for module, name in STEPS.values())
+    assert all(callable(getattr(module, name)) for module, name in (STEPS | AFTER).values())

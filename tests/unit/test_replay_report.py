@@ -47,6 +47,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Console:
     console = Console(record=True, width=120, quiet=False, file=None, highlight=False)
     monkeypatch.setattr(report, "out", console)
     monkeypatch.setattr(report, "err", console)
+    monkeypatch.setattr(report, "say", console.print)
     return console
 
 

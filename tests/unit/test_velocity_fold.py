@@ -1,0 +1,201 @@
+"""Folding: what it keeps, what it costs, and how far off its estimates are."""
+
+import asyncio
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from detectors.velocity import RECORD, VELOCITY_FEATURES, WINDOWS, Velocity
+from detectors.velocity_fold import (
+    KEPT_MS,
+    LEVELS,
+    NEVER,
+    NOTHING,
+    RAW_KEPT,
+    RAW_MAX,
+    SAMPLE_MAX,
+    Summary,
+    belongs,
+    fold,
+    foldable,
+)
+from detectors.velocity_log import RECORD_BYTES, read
+from streams.velocity_store import MemoryVelocityStore
+from tests.unit.velocity_traffic import START_MS, on_one_address
+
+Rows = np.ndarray[tuple[int], np.dtype[np.void]]
+NONE = np.empty(0, dtype=np.uint64)
+
+
+def rows(size: int, step_ms: int, others: int, seed: int = 1) -> Rows:
+    """Make records, step_ms apart, each with one of so many devices."""
+    rng = np.random.default_rng(seed)
+    names = rng.integers(1, 2**63, others).astype(np.uint64)
+    made = np.zeros(size, dtype=RECORD)
+    made["time"] = START_MS + np.arange(size) * step_ms
+    made["event"] = np.arange(1, size + 1)
+    made["devices"] = names[rng.integers(0, others, size)]
+    made["points"] = 7
+    return made
+
+
+def folded(made: Rows, part: int = 128) -> Summary:
+    """Fold records as a store does, some at a time."""
+    summary = NOTHING
+    for start in range(0, len(made), part):
+        piece = made[start : start + part]
+        summary = fold(summary, piece, int(piece["time"].max()))
+    return summary
+
+
+def same(one: Summary, other: Summary) -> bool:
+    """Compare two summaries."""
+    alone = all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("time", "count", "total", "cover")
+    )
+    seen = all(map(np.array_equal, one.seen, other.seen)) and all(map(np.array_equal, one.seen_time, other.seen_time))
+    return alone and seen and one.generation == other.generation
+
+
+@pytest.mark.parametrize("size", [1, 100, 5_000])
+def test_a_summary_is_read_as_it_was_written(size: int) -> None:
+    """Written and read back, alone or before records, a summary is the same, and whole records long."""
+    summary = folded(rows(size, 1_000, 300))
+    tail = rows(3, 1, 3)
+    log = summary.write() + tail.tobytes()
+    assert same(Summary.read(log), summary)
+    assert summary.size_bytes == len(summary.write())
+    assert summary.size_bytes % RECORD_BYTES == 0
+    logs = read([b"", log, tail.tobytes()])
+    assert logs.start.tolist() == [0, 0, 3, 6]
+    assert same(logs.summaries[1], summary)
+    assert list(logs.summaries) == [1]
+
+
+def test_nothing_is_lost_from_counts_and_sums() -> None:
+    """All that is not older than seven days and a day is in some bucket, whose time is that of a record."""
+    made = rows(20_000, 10_000, 50)
+    summary = folded(made)
+    assert summary.count.sum() == 20_000
+    assert summary.total.sum() == 140_000
+    assert np.isin(summary.time, made["time"]).all()
+    assert np.all(np.diff(summary.time) > 0)
+
+
+def test_what_no_window_reaches_is_forgotten() -> None:
+    """Buckets and others past the widest window and the latest delivery go."""
+    made = rows(2_000, 600_000, 5_000)
+    newest = int(made["time"].max())
+    summary = folded(made)
+    assert int(summary.time.min()) >= newest - KEPT_MS
+    assert int(summary.seen_time[0].min()) >= newest - KEPT_MS
+    a_bucket_of_three_hours = 18
+    reached = np.count_nonzero(made["time"] >= newest - KEPT_MS)
+    assert reached <= summary.count.sum() <= reached + a_bucket_of_three_hours
+
+
+@pytest.mark.parametrize("step_ms", [1, 200, 10_000])
+def test_a_summary_has_a_bounded_size(step_ms: int) -> None:
+    """However many events and others, a summary stays below 24 KB for one kind of others."""
+    summary = folded(rows(100_000, step_ms, 1_000_000), part=500)
+    assert len(summary.time) <= 60 + 60 + 48 + 72 + 4
+    assert summary.size_bytes < 24_000
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_counts_are_right_to_a_sixtieth_of_the_window(window: str) -> None:
+    """A bucket that straddles a window's start is all that may be counted too much or too little."""
+    made = rows(60_000, 11_000, 5)
+    newest = int(made["time"].max())
+    summary = folded(made, part=64)
+    since = newest - WINDOWS[window]
+    exact = np.count_nonzero(made["time"] >= since)
+    kept = int(summary.count[summary.time >= since].sum())
+    assert abs(kept - exact) <= max(exact / 50, 1)
+
+
+def test_few_others_are_remembered_exactly() -> None:
+    """Up to 64 others are all there with the time they were last seen, however often they came."""
+    made = rows(5_000, 1_000, SAMPLE_MAX)
+    summary = folded(made)
+    last = {int(row["devices"]): int(row["time"]) for row in made}
+    assert dict(zip(summary.seen[0].tolist(), summary.seen_time[0].tolist(), strict=True)) == last
+    assert np.all(summary.cover[0] == NEVER)
+    assert [len(column) for column in summary.seen[1:]] == [0, 0]
+
+
+@pytest.mark.parametrize("others", [100, 1_000, 20_000])
+def test_each_level_holds_all_it_says_it_covers(others: int) -> None:
+    """Of the others of a level, every one seen after the level's cover is remembered with its last time."""
+    made = rows(20_000, 1_000, others)
+    summary = folded(made)
+    last = {int(row["devices"]): int(row["time"]) for row in made}
+    newest = int(made["time"].max())
+    kept = dict(zip(summary.seen[0].tolist(), summary.seen_time[0].tolist(), strict=True))
+    for level in range(LEVELS):
+        cover = max(int(summary.cover[0, level]), newest - KEPT_MS)
+        for other, time in last.items():
+            if time > cover and other % 2**level == 0:
+                assert kept[other] == time
+
+
+def test_levels_halve() -> None:
+    """Every other belongs to level 0, half of a level to the next; no other is no other."""
+    rng = random.Random(3)
+    hashes = np.array([0] + [rng.getrandbits(64) for _ in range(40_000)], dtype=np.uint64)
+    counts = [int(belongs(hashes, level).sum()) for level in range(5)]
+    assert counts[0] == 40_000
+    for upper, lower in pairwise(counts):
+        assert 0.45 < lower / upper < 0.55
+
+
+def test_short_logs_and_events_in_flight_are_left_alone() -> None:
+    """Folding waits for 193 records, keeps 64, and stops before the first event that may come again."""
+    made = rows(RAW_MAX + 1, 1, 5)
+    assert foldable(made[:RAW_MAX], NONE) == 0
+    assert foldable(made, NONE) == RAW_MAX + 1 - RAW_KEPT
+    assert foldable(made, made["event"][100:103]) == 100
+    assert foldable(made, made["event"][10:13]) == 0
+
+
+def test_absurd_sums_stay_within_64_bits() -> None:
+    """A bucket's total has a bound, so that running totals of a log never overflow."""
+    made = rows(2_000, 0, 5)
+    made["points"] = 2**42
+    assert int(folded(made).total.sum()) == 2**52
+
+
+@pytest.mark.parametrize("step_ms", [300, 9_000, 120_000])
+def test_estimates_of_a_folded_log_are_near_the_truth(step_ms: int) -> None:
+    """For windows of any width, counts are right to a fiftieth, and others to a third, mostly to a sixth."""
+    rng = np.random.default_rng(step_ms)
+    size, part = 12_000, 400
+    observed = replace(
+        on_one_address(0, size, 4_000, step_ms),
+        time=START_MS + np.sort(rng.integers(0, size * step_ms, size)),
+    )
+    observed = replace(observed, entity=observed.entity[rng.permutation(size)])
+
+    async def observe() -> Velocity:
+        store = MemoryVelocityStore("epoch")
+        for start in range(0, size - part, part):
+            await store.observe(observed.part(start, start + part))
+        return await store.observe(observed.part(size - part, size))
+
+    velocity = asyncio.run(observe())
+    assert velocity.approximate.all()
+    errors = []
+    for place in range(size - part, size, 20):
+        before = slice(0, place)
+        for window, length in WINDOWS.items():
+            inside = observed.time[before] >= observed.time[place] - length
+            count = velocity.values[place - size + part, VELOCITY_FEATURES.index(f"velocity.ip.count_{window}")]
+            others = velocity.values[place - size + part, VELOCITY_FEATURES.index(f"velocity.ip.accounts_{window}")]
+            exact = len(set(observed.entity[before, 0][inside].tolist()))
+            assert count == pytest.approx(np.count_nonzero(inside), rel=1 / 50, abs=2)
+            assert others == pytest.approx(exact, rel=0.5, abs=1)
+            errors.append(abs(others - exact) / max(exact, 1))
+    assert np.median(errors) < 1 / 6
