@@ -82,7 +82,8 @@ def explained(error: BaseException) -> CommandError | None:
     kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     text = " ".join(str(error).split())
     if kinds & {"cli.MapError", "cli.FileError"}:
-        return CommandError(text, "correct it and run the command again", USAGE)
+        what, _, remedy = text.rpartition("; ")
+        return CommandError(what or text, remedy if what else "correct it and run the command again", USAGE)
     if "config.SettingsError" in kinds:
         what, _, remedy = text.partition(": ")
         return CommandError(what, remedy or "correct the setting", UNREACHABLE)

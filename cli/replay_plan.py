@@ -78,7 +78,7 @@ def check_columns(file_map: FileMap, table: Table) -> None:
     if missing:
         raise MapError(
             f"the file has no column {missing[0]!r}, which map {file_map.name} reads; it has "
-            f"{', '.join(table.columns or ())}: name the map that fits the file, or write one (docs/howto-analyst.md)"
+            f"{', '.join(table.columns or ())}; name the map that fits the file, or write one (docs/howto-analyst.md)"
         )
 
 

@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -53,12 +53,12 @@ def canonical_ip(text: str) -> str | None:
         number = int(text)
         return str(IPv4Address(number)) if number <= _IPV4_MAX else None
     try:
-        address: IPv4Address | IPv6Address | None = ip_address(text.partition("%")[0])
+        if ":" not in text:
+            return str(IPv4Address(text))
+        address = IPv6Address(text.partition("%")[0])
     except ValueError:
         return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address)
+    return str(address.ipv4_mapped or address)
 
 
 def key_version(pseudonym: bytes) -> int:

@@ -92,9 +92,9 @@ class Observations:
 class Velocity:
     """The aggregates of a batch: `values` float64[n, 44] in the order of VELOCITY_FEATURES.
 
-    `approximate` bool[n]: some value of this event rests on a log whose older part is only kept in summary (counts and
-    sums to a sixtieth of the window, more than 64 distinct others to about a sixth). `cold`: the store was not known
-    to hold the history of the last seven days, so all values may be too low.
+    `approximate` bool[n]: some value of this event rests on a log whose older part is only kept in summary (where a
+    window begins is off by about a fiftieth of it, and more than 128 distinct others are estimated to about a tenth).
+    `cold`: the store was not known to hold the history of the last seven days, so all values may be too low.
     """
 
     values: Floats

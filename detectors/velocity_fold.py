@@ -1,10 +1,10 @@
 """Folding: what a long log keeps of its older records, so that its size and the cost of reading it stay bounded.
 
-Times, counts and sums go into buckets of 1 s, 1 min, 30 min or 3 h by age, a sixtieth or so of the window in which an
+Times, counts and sums go into buckets of 1 s, 1 min, 30 min or 3 h by age, about a fiftieth of the window in which an
 age still matters; a bucket stands at its latest record's time. The others seen (devices, accounts, ...) are kept each
-with the time they were last seen: the 64 seen last, of half of them (those whose hash is divisible by 2) the 64 seen
+with the time they were last seen: the 128 seen last, of half of them (those whose hash is divisible by 2) the 128 seen
 last, of a quarter, and so on, after P. Gibbons and S. Tirthapura, "Distributed streams algorithms for sliding windows"
-(SPAA 2002). So up to 64 distinct others in a window are counted exactly, and more are estimated to about a sixth.
+(SPAA 2002). So up to 128 distinct others in a window are counted exactly, and more are estimated to about a tenth.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ RAW_KEPT: Final = 64
 SUMMARY_MARK: Final = -(2**63)
 """Stands where a record has its time, and tells a summary from a record."""
 LEVELS: Final = 16
-SAMPLE_MAX: Final = 64
+SAMPLE_MAX: Final = 128
 COLUMNS: Final = DISTINCT["account"]
 KEPT_MS: Final = WINDOW_MS_MAX + 25 * 3_600_000
 """What is older than the widest window, and than the latest that an event may come, is forgotten."""

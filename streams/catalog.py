@@ -7,7 +7,9 @@ model that cannot be used is refused loudly, and the old one stays.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Set as AbstractSet
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -23,6 +25,7 @@ from streams.posting import Judge
 
 LOOK_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 1.0
+NAMES_MAX = 1000
 
 log = structlog.get_logger()
 
@@ -39,7 +42,7 @@ class Catalog:
 
     def __init__(self, engine: Engine, model_key: bytes, metrics: Metrics) -> None:
         self._engine, self._model_key, self._metrics = engine, model_key, metrics
-        self._looked = 0.0
+        self._asked: dict[str, float] = {}
         with engine.connect() as conn:
             row = conn.execute(_ACTIVE).one_or_none()
             if row is None:
@@ -60,11 +63,15 @@ class Catalog:
             except Exception as error:  # noqa: BLE001  # the old view stays, and the next look may succeed
                 log.warning("cannot look for changes, the old view stays", error=repr(error)[:300])
 
-    async def look_again(self) -> bool:
-        """Read programmes at once because one was unknown; at most once a second. True if it was read."""
-        if time.monotonic() - self._looked < LOOK_AGAIN_SECONDS:
+    async def look_again(self, names: AbstractSet[str]) -> bool:
+        """Read programmes at once because these were unknown, each name at most once a second. True if it was read."""
+        now = time.monotonic()
+        new = {name for name in names if now - self._asked.get(name, -math.inf) >= LOOK_AGAIN_SECONDS}
+        if not new:
             return False
-        self._looked = time.monotonic()
+        if len(self._asked) > NAMES_MAX:
+            self._asked.clear()
+        self._asked.update(dict.fromkeys(new, now))
         await asyncio.to_thread(self._look_at_programs)
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -149,7 +149,7 @@ class Pipeline:
     async def _prepare_or_refuse(self, record: Any, committed: Mapping[int, int]) -> Prepared:
         try:
             return await self.prepare([record], (), committed)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this record causes it: kept, never lost
             if dependency_down(error) is not None:
                 raise
             refused = unreadable(record, PROCESSING_FAILED, described(error))
@@ -159,7 +159,7 @@ class Pipeline:
         circumstances = self._parts.catalog.circumstances
         incoming = [read(record, circumstances) for record in records]
         strangers = [i for i, one in enumerate(incoming) if one.invalid and one.invalid.error == UNKNOWN_PROGRAM]
-        if strangers and await self._parts.catalog.look_again():
+        if strangers and await self._parts.catalog.look_again(_programs_of(incoming[i] for i in strangers)):
             circumstances = self._parts.catalog.circumstances
             for i in strangers:
                 incoming[i] = read(records[i], circumstances)
@@ -291,6 +291,10 @@ class Pipeline:
         metrics.histogram(BATCH, topic).observe(records)
         metrics.counter(COMMITS, topic, "committed").inc()
         metrics.gauge(LAST_PROGRESS, topic).set(now)
+
+
+def _programs_of(records: Iterable[Incoming]) -> set[str]:
+    return {record.event.program for record in records if record.event is not None}
 
 
 def _arrival(record: Incoming, moment: tuple[int, int]) -> Arrival:

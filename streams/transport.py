@@ -1,13 +1,14 @@
 """How records come from Kafka into a Faust agent: all that a fetch brought for a partition, as one event.
 
-Faust's own driver pays its machinery for every message and commits past events that are still in work (docs/delivery.md).
-This one, chosen by `broker="pointguard://host:9092"`, rests on one idea, the *reading*: the stretch between a seek and the
-next rebalance or shutdown. Readings are numbered. A fetch bears the number that was in force in Kafka's own thread when its
-records left the buffer, a batch that of its fetch. Records of another reading than the current one are dropped, because the
-seek that starts a reading brings everything unfinished again; within a reading whatever the fetcher brings is next, gaps
-(compaction, transaction markers) and all. So nothing is skipped, and nothing is handed over twice within one reading.
+Faust's own driver pays its machinery for every message and commits past events that are still in work
+(docs/delivery.md). This one, chosen by `broker="pointguard://host:9092"`, rests on one idea, the *reading*: the stretch
+between a seek and the next rebalance or shutdown. Readings are numbered. A fetch bears the number that was in force in
+Kafka's own thread when its records left the buffer, a batch that of its fetch. Records of another reading than the
+current one are dropped, because the seek that starts a reading brings everything unfinished again; within a reading
+whatever the fetcher brings is next, gaps (compaction, transaction markers) and all. So nothing is skipped, and nothing
+is handed over twice within one reading.
 
-It is the only module that knows private parts of Faust and aiokafka; tests/contract/test_transport_parts.py names them all.
+It is the only module that knows private parts of Faust and aiokafka; tests/contract/test_transport_parts.py names them.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 class RecordBatch:
     """What one fetch brought of one partition, undecoded and in offset order: the value of an event.
 
-    `covers_from` is the offset that was expected next. It lies below the first record where the log holds control records
-    or was compacted, so the batch accounts for every offset in [covers_from, last_offset].
+    `covers_from` is the offset that was expected next. It lies below the first record where the log holds control
+    records or was compacted, so the batch accounts for every offset in [covers_from, last_offset].
     """
 
     topic: str
@@ -71,7 +72,7 @@ class RecordBatches(faust.Schema[Any, Any]):
     def compile(self, app: Any, **_: Any) -> Any:
         """Make the function that wraps a message into an event as it is."""
 
-        async def decode(message: Any, *, propagate: bool = False) -> Any:
+        async def decode(message: Any, **_: Any) -> Any:
             return app.create_event(None, message.value, None, message)
 
         return decode
@@ -80,9 +81,10 @@ class RecordBatches(faust.Schema[Any, Any]):
 class App(faust.App):
     """A Faust app that reads record batches.
 
-    `positions`, set before the worker starts, tells for partitions the offset at which reading goes on; one that it leaves
-    out is read from its earliest record. It is awaited at each rebalance after the partitions are ours and before any of
-    their records is handed over, and may be cancelled by the next rebalance. Without it Kafka's committed offsets count.
+    `positions`, set before the worker starts, tells for partitions the offset at which reading goes on; one that it
+    leaves out is read from its earliest record. It is awaited at each rebalance after the partitions are ours and
+    before any of their records is handed over, and may be cancelled by the next rebalance. Without it Kafka's committed
+    offsets count.
     """
 
     positions: Positions | None = None
@@ -118,15 +120,15 @@ class Consumer(stock.Consumer):
 
     app: App
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, transport: Any, *args: Any, **kwargs: Any) -> None:
+        if transport.app.conf.stream_wait_empty or transport.app.in_transaction:
+            raise ImproperlyConfigured("record batches need stream_wait_empty=False and at_least_once")
         self.reading: int | None = None
         self._turns = 0
         self._expected: dict[TP, int] = {}
         self._unfinished: dict[TP, deque[ConsumerMessage]] = {}
         self._committable: dict[TP, int] = {}
-        super().__init__(*args, **kwargs)
-        if self.app.conf.stream_wait_empty or self.in_transaction:
-            raise ImproperlyConfigured("record batches need stream_wait_empty=False and at_least_once")
+        super().__init__(transport, *args, **kwargs)
 
     # -- commit point: the first batch not acked yet, whatever the offsets between batches
 
@@ -207,7 +209,7 @@ class Consumer(stock.Consumer):
                 self._committable.update(positions)  # so that Kafka shows what the sink has, even if nothing follows
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek every assigned partition to where the sink stands, or else to the earliest record; tell where that is."""
+        """Seek every assigned partition to where the sink stands, or to its earliest record; tell where that is."""
         partitions = self.assignment()
         known = await self.app.positions(partitions) if self.app.positions else None
         return await cast("ConsumerThread", self._thread).start_reading(self._turns, partitions, known)
@@ -222,7 +224,7 @@ class Consumer(stock.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
-            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+            while not (self._stopped.is_set() or fetcher.should_stop):
                 if self.flow_active:
                     await self._hand_over(await cast("ConsumerThread", self._thread).fetch(FETCH_SECONDS))
                     await asyncio.sleep(0)
@@ -282,19 +284,19 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # Stock reads records of aborted transactions, and goes to the earliest record where the position is out of range:
-        # the records between would be gone in silence, and behind a cut log everything would be taken for redelivery.
-        consumer._isolation_level = "read_committed"
-        consumer._auto_offset_reset = "none"
+        # Stock reads records of aborted transactions, and goes to the earliest record if the position is out of range:
+        # the records between would be gone in silence, and behind a cut log all would be taken for redelivery.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - Faust has no setting for it
+        consumer._auto_offset_reset = "none"  # noqa: SLF001 - Faust's setting knows no such value
         return consumer
 
-    async def fetch(self, timeout: float) -> Fetch:
-        """The records that have arrived, waiting at most `timeout` seconds for the first."""
-        return cast("Fetch", await self.call_thread(self._fetch, timeout))
+    async def fetch(self, wait_seconds: float) -> Fetch:
+        """The records that have arrived, waiting at most so long for the first."""
+        return cast("Fetch", await self.call_thread(self._fetch, wait_seconds))
 
-    async def _fetch(self, timeout: float) -> Fetch:
+    async def _fetch(self, wait_seconds: float) -> Fetch:
         try:
-            records = await self._ensure_consumer().getmany(timeout_ms=int(timeout * 1000))
+            records = await self._ensure_consumer().getmany(timeout_ms=int(wait_seconds * 1000))
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as lost:  # normal between assignment and seek
             return Fetch(self._reading, {}, lost)
         return Fetch(self._reading, records)

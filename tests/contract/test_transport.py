@@ -22,7 +22,6 @@ from tests.contract.transport_harness import (
     record,
     running,
     topic_of,
-    until,
 )
 
 
@@ -100,16 +99,16 @@ def test_the_agent_gets_the_batch_undecoded() -> None:
 
     async def scenario() -> None:
         harness = Harness(app_of("ours"), MemoryLog(range(3)))
-        events: list[Any] = []
+        events: asyncio.Queue[Any] = asyncio.Queue()
 
         async def pump(stream: Any) -> None:
             async for event in stream.noack().events():
-                events.append(event)
+                await events.put(event)
 
         harness.app.agent(topic_of(harness.app), name="pump")(pump)
         async with running(harness):
-            await until(lambda: bool(events))
-        assert [one.value for one in events[0].value.records] == [b"0", b"1", b"2"]
+            event = await events.get()
+        assert [one.value for one in event.value.records] == [b"0", b"1", b"2"]
 
     run(scenario())
 

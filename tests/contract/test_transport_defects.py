@@ -1,4 +1,4 @@
-"""The defects of Faust 0.15.3 that lose events or stall, by their numbers in docs/delivery.md: each shown, and shown absent.
+"""The defects of Faust 0.15.3 that lose events or stall, numbered as in docs/delivery.md: shown, and shown absent.
 
 Both halves of a test run the same scenario. When the half that expects the bug fails, upstream has fixed it, and our
 workaround can be looked at again.
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _no_log_capture() -> Iterator[None]:
-    """Let go of what agents raise: pytest keeps log records, and with their tracebacks the generators that Faust waits to end."""
+    """Let go of what agents raise: pytest keeps logged tracebacks, and so the generators that Faust waits to end."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -95,7 +95,7 @@ class Work:
 
 
 def recipe(app: Any, work: Work) -> None:
-    """The agent that docs/delivery.md prescribes: it only hands over; the work stands apart, acks after it, dies of an error."""
+    """The agent that docs/delivery.md prescribes only hands over; the work stands apart, acks, dies of an error."""
     handoff: asyncio.Queue[Any] = asyncio.Queue(maxsize=4)
 
     async def batcher() -> None:
@@ -132,7 +132,8 @@ async def recipe_loses_nothing(log: MemoryLog, broken: set[int]) -> None:
     harness = Harness(app_of("ours"), log)
     recipe(harness.app, work)
     await run_until(harness, lambda: work.dead)
-    assert work.done and not work.lost(log)
+    assert work.done
+    assert not work.lost(log)
     again = Work(done=work.done)
     harness = Harness(app_of("ours"), log)
     recipe(harness.app, again)
@@ -215,7 +216,7 @@ def test_defect_3_is_absent_from_ours() -> None:
 
 
 def test_defect_7_shutdown_loses_the_event_in_progress() -> None:
-    """Stock cancels agents before its last commit: the event at work is acked by its `finally`, undone, and committed."""
+    """Stock cancels agents before its last commit: the event at work is acked by a `finally`, and committed undone."""
 
     async def stock() -> None:
         begun, done, log = asyncio.Event(), [], MemoryLog([0])
@@ -248,9 +249,9 @@ def test_defect_7_is_absent_from_ours() -> None:
             event.ack()
 
         async def pump(stream: Any) -> None:
-            working = []
+            working = set()
             async for event in stream.noack().events():
-                working.append(asyncio.create_task(at_work(event)))
+                working.add(asyncio.create_task(at_work(event)))
 
         harness.app.agent(topic_of(harness.app), name="pump")(pump)
         async with running(harness):

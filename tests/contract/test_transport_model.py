@@ -1,4 +1,4 @@
-"""The hand-over and the commit point under any order of fetches, rebalances, acks and crashes, against a model of the log."""
+"""Hand-over and commit point under any order of fetches, rebalances, acks and crashes, against a model of the log."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class OrderedReader(Reader):
     in_order = True
 
 
-THOROUGH = settings(max_examples=120, stateful_step_count=40, deadline=None)
+THOROUGH = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestAnyOrderOfAcks = Reader.TestCase
 TestAnyOrderOfAcks.settings = THOROUGH
 TestOrderedWork = OrderedReader.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def test_the_lists_above_name_every_private_part() -> None:
     """A private attribute in the module is either its own or named here."""
     tree = ast.parse(Path(transport.__file__).read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    own = {
-        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    } - CONSUMER.keys() - THREAD.keys()
+    own = (
+        {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        - CONSUMER.keys()
+        - THREAD.keys()
+    )
     own |= {"_turns", "_expected", "_unfinished", "_committable", "_reading", "_newest_seek"}
     private = {name for name in used if name.startswith("_") and not name.startswith("__")}
     overridden = {"_drain_messages", "_filter_tps_with_pending_acks", "_new_consumer_thread", "_new_offset"}
@@ -103,11 +106,12 @@ def test_aiokafka_is_told_what_stock_faust_would_not_tell_it() -> None:
     """Ours reads committed records only and never jumps; stock does otherwise; both settings reach the fetcher."""
 
     async def settings(driver: str) -> tuple[str, str]:
-        thread: Any = app_of(driver, consumer_auto_offset_reset="earliest").consumer._thread
+        consumer: Any = app_of(driver, consumer_auto_offset_reset="earliest").consumer
+        thread = consumer._thread
         thread.thread_loop.close()
-        consumer = thread._create_worker_consumer(thread.transport)
-        consumer._closed = True  # never started, so there is nothing to stop
-        return consumer._isolation_level, consumer._auto_offset_reset
+        kafka = thread._create_worker_consumer(thread.transport)
+        kafka._closed = True  # never started, so there is nothing to stop
+        return kafka._isolation_level, kafka._auto_offset_reset
 
     assert asyncio.run(settings("stock")) == ("read_uncommitted", "earliest")
     assert asyncio.run(settings("ours")) == ("read_committed", "none")
@@ -127,6 +131,4 @@ def test_the_driver_is_found_by_its_scheme() -> None:
 )
 def test_versions_are_those_that_were_read(value: str, versions: str) -> None:
     """The sources behind this module were read at these versions; another one wants the same reading."""
-    from importlib.metadata import version
-
     assert version(value) == versions

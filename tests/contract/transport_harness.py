@@ -1,4 +1,4 @@
-"""A Faust app of either driver on a log in memory: the real consumer, conductor, streams and agents, no broker, no threads."""
+"""A Faust app of either driver on a log in memory: real consumer, conductor, streams, agents; no broker or threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def record(offset: int, tp: TP = PART) -> ConsumerRecord:
 
 
 class MemoryLog:
-    """One partition of a log and what its group committed; stands in for aiokafka's consumer, of which it has what is used.
+    """One partition of a log and what its group committed; it has of aiokafka's consumer what the drivers use.
 
     Offsets may have gaps, as compaction and transaction markers leave them. `at_once` records come with one fetch.
     """
@@ -64,16 +64,15 @@ class MemoryLog:
             self.position_offset = ahead[-1] + 1
         return [record(offset) for offset in ahead]
 
-    async def fetched_records(self, _partitions: Any = None, timeout: float = 0, max_records: int = 0) -> Any:
-        """aiokafka's Fetcher.fetched_records, without waiting for more."""
-        del timeout, max_records
+    async def fetched_records(self, *_: Any, **__: Any) -> Any:
+        """What Kafka's Fetcher has, without waiting for more."""
         records = self.take()
         if not records:
             await asyncio.sleep(0.001)
         return {TopicPartition(*PART): records} if records else {}
 
     async def getmany(self, timeout_ms: int = 0) -> Any:
-        """aiokafka's public fetch."""
+        """Fetch, by the public method."""
         return await self.fetched_records(timeout=timeout_ms)
 
     def seek(self, tp: TP, offset: int) -> None:
@@ -115,10 +114,11 @@ class Harness:
     def __init__(self, app: faust.App, log: MemoryLog) -> None:
         self.app = app
         self.log = log
-        self.consumer: Any = app.consumer
-        self.consumer._thread._consumer = log
-        self.consumer._thread.call_thread = _call
-        self._fetcher = SimpleNamespace(_stopped=asyncio.Event())
+        consumer: Any = app.consumer
+        consumer._thread._consumer = log
+        consumer._thread.call_thread = _call
+        self.consumer = consumer
+        self._fetcher = SimpleNamespace(_stopped=asyncio.Event(), should_stop=False)
         self._drain: asyncio.Task[None] | None = None
 
     async def assign(self) -> None:
@@ -155,6 +155,7 @@ class Harness:
         app: Any = self.app
         self.revoke()
         self._fetcher._stopped.set()
+        self._fetcher.should_stop = True
         if self._drain is not None:
             self._drain.cancel()
             await asyncio.wait([self._drain])
@@ -173,7 +174,7 @@ class Harness:
     async def committed(self, offset: int) -> None:
         """Commit again and again, as the timer does, until the group is at this offset."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await self.commit() != offset:
+            while await self.commit() != offset:  # noqa: ASYNC110 - each turn does something
                 await asyncio.sleep(0.01)
 
 
@@ -184,7 +185,7 @@ async def _call(fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until it holds; fails after PATIENCE_SECONDS."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for lies inside Faust, which tells nobody
             await asyncio.sleep(0.001)
 
 

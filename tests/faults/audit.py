@@ -1,4 +1,4 @@
-"""What became of events that were sent: the checker of the kill tests, and of the meta-test that proves it can see losses."""
+"""What became of events that were sent: the checker of the kill tests, and of the meta-test that it can see losses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Place:
 class Report:
     """Ids by what became of them, each tuple sorted.
 
-    `lost`: no effect, and nobody will ever come back to it. `pending`: no effect yet, but not committed either, so it comes
-    again. `doubled`: more than one effect. `foreign`: an effect without an event.
+    `lost`: no effect, and nobody will ever come back to it. `pending`: no effect yet, but not committed either, so it
+    comes again. `doubled`: more than one effect. `foreign`: an effect without an event.
     """
 
     lost: tuple[str, ...]
@@ -34,13 +34,11 @@ class Report:
         return not (self.lost or self.pending or self.doubled or self.foreign)
 
 
-def audit(
-    sent: Mapping[str, Place], effects: Iterable[str], committed: Mapping[int, int] | None = None
-) -> Report:
+def audit(sent: Mapping[str, Place], effects: Iterable[str], committed: Mapping[int, int] | None = None) -> Report:
     """Compare what was sent with the effects it had, an id for each effect.
 
-    `committed` is the group's committed offset by partition (the next one to be read; 0 if left out). Without it the run
-    is taken to be over: whatever has no effect is lost.
+    `committed` is the group's committed offset by partition (the next one to be read; 0 if left out). Without it the
+    run is taken to be over: whatever has no effect is lost.
     """
     counts = Counter(effects)
     without = {event_id: place for event_id, place in sent.items() if event_id not in counts}

@@ -1,7 +1,7 @@
-"""Agents that lose events, on Faust's own driver, and one that does not, on ours: `python -m tests.faults.naive AGENT …`.
+"""Agents that lose events, on Faust's own driver, and one that does not, on ours: `python -m tests.faults.naive …`.
 
-Each notes the id of an event (its value) in a file once its work is done. Ids that contain `bad` raise, ids that contain
-`slow` never finish. What each of them loses, and why, is in docs/delivery.md.
+Each notes the id of an event (its value) in a file once its work is done. Ids that contain `bad` raise, ids that
+contain `slow` never finish. What each of them loses, and why, is in docs/delivery.md.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ async def take(stream: Any, work: Work) -> None:
 
 def recipe(run: Run) -> faust.App:
     """What PointGuard does: the agent only hands over, acks follow the work, an error ends the process."""
-    app = transport.App(
-        run.topic, broker=f"{transport.SCHEME}://{run.broker}", stream_buffer_maxsize=8, **run.settings
-    )
+    app = transport.App(run.topic, broker=f"{transport.SCHEME}://{run.broker}", stream_buffer_maxsize=8, **run.settings)
     topic, work = app.topic(run.topic, schema=transport.RecordBatches()), Work(run.done)
     handoff: asyncio.Queue[Any] = asyncio.Queue(maxsize=4)
     working: list[asyncio.Task[None]] = []

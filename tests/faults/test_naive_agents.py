@@ -2,97 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.faults.audit import Place, Report, audit
 from tests.faults.naive import EXIT_FAILED
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 45.0
-
-
-class Scene:
-    """A topic of one partition, what was sent to it, and the workers of one agent that read it."""
-
-    def __init__(self, broker: str, agent: str, directory: Path) -> None:
-        self.broker, self.agent = broker, agent
-        self.topic = f"naive-{agent}-{uuid.uuid4().hex[:8]}"
-        self.done_file = directory / self.topic
-        self.done_file.touch()
-        self.log_file = directory / f"{self.topic}.log"
-        self.sent: dict[str, Place] = {}
-        self.workers: list[subprocess.Popen[bytes]] = []
-        asyncio.run(self._create())
-
-    async def _create(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.broker)
-        await admin.start()
-        try:
-            await admin.create_topics([NewTopic(self.topic, 1, 1)])
-        finally:
-            await admin.close()
-
-    def send(self, ids: Iterable[str]) -> None:
-        """Send events and note where the broker put them."""
-        asyncio.run(self._send(list(ids)))
-
-    async def _send(self, ids: list[str]) -> None:
-        async with AIOKafkaProducer(bootstrap_servers=self.broker, acks="all") as producer:
-            results = [await producer.send(self.topic, event_id.encode(), partition=0) for event_id in ids]
-            for event_id, result in zip(ids, await asyncio.gather(*results), strict=True):
-                self.sent[event_id] = Place(result.partition, result.offset)
-
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """Start a worker of this scene's agent."""
-        command = [sys.executable, "-m", "tests.faults.naive", self.agent, self.broker, self.topic, str(self.done_file)]
-        with self.log_file.open("ab") as log:
-            worker = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        self.workers.append(worker)
-        return worker
-
-    def kill(self) -> None:
-        """Kill whoever still runs."""
-        for worker in self.workers:
-            worker.kill()
-            worker.wait()
-
-    def done(self) -> list[str]:
-        """The ids whose work was done."""
-        return self.done_file.read_text().split()
-
-    def committed(self) -> Mapping[int, int]:
-        """What the group has committed."""
-        return asyncio.run(self._committed())
-
-    async def _committed(self) -> Mapping[int, int]:
-        async with AIOKafkaConsumer(bootstrap_servers=self.broker, group_id=self.topic) as consumer:
-            offset = await consumer.committed(TopicPartition(self.topic, 0))
-            return {0: offset or 0}
-
-    def report(self) -> Report:
-        """What the checker says now."""
-        return audit(self.sent, self.done(), self.committed())
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until it holds, with the workers' output in the failure."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.topic}: {self.report()}\n{self.log_file.read_text()[-4000:]}")
-            time.sleep(0.1)
+from tests.faults.scene import PATIENCE_SECONDS, Scene
 
 
 @pytest.fixture

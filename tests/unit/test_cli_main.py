@@ -30,7 +30,7 @@ def ended(arguments: list[str]) -> int:
     [
         (CommandError("a", "b", TIMEOUT), TIMEOUT, "b"),
         (MapError("map m: no such column"), USAGE, "correct it"),
-        (FileError("f is empty"), USAGE, "correct it"),
+        (FileError("f is empty; fill it"), USAGE, "fill it"),
         (SettingsError("kafka_url is not set: start the services with `pointguard up`"), UNREACHABLE, "pointguard up"),
         (ServiceError("no port"), UNREACHABLE, "logs"),
         (OperationalError("select", {}, OSError("connection refused")), UNREACHABLE, "POINTGUARD_DATABASE_URL"),
