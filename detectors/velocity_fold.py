@@ -25,8 +25,12 @@ SAMPLE_MAX: Final = 128
 COLUMNS: Final = DISTINCT["account"]
 KEPT_MS: Final = WINDOW_MS_MAX + 25 * 3_600_000
 """What is older than the widest window, and than the latest that an event may come, is forgotten."""
-BUCKETS: Final = ((60_000, 1_000), (3_600_000, 60_000), (86_400_000, 1_800_000), (KEPT_MS + 1, 10_800_000))
-"""Up to which age (ms) a bucket has which length (ms)."""
+BUCKETS: Final = ((120_000, 1_000), (7_200_000, 60_000), (108_000_000, 1_800_000), (KEPT_MS + 1, 10_800_000))
+"""Up to which age (ms) a bucket has which length (ms).
+
+Twice the window's own length, as far as it goes, so that also events a minute (an hour, six hours) late meet buckets
+fit for their window of a minute (an hour, a day).
+"""
 
 NEVER: Final = SUMMARY_MARK
 """The time before all times."""

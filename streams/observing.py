@@ -92,6 +92,8 @@ class Observer:
 
     async def _rebuild(self, conn: Connection) -> int:
         started, rows, after = time.monotonic(), 0, 0
+        # An earlier rebuild may have been cut off: what it put back must not count twice.
+        await self._store.clear()
         while True:
             chunk, after = await asyncio.to_thread(self._read_chunk, conn, after)
             if not chunk:

@@ -210,9 +210,9 @@ class Consumer(stock.Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every assigned partition to where the sink stands, or to its earliest record; tell where that is."""
-        partitions = self.assignment()
+        turn, partitions = self._turns, self.assignment()
         known = await self.app.positions(partitions) if self.app.positions else None
-        return await cast("ConsumerThread", self._thread).start_reading(self._turns, partitions, known)
+        return await cast("ConsumerThread", self._thread).start_reading(turn, partitions, known)
 
     # -- hand-over
 

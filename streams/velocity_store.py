@@ -216,8 +216,13 @@ class RedisVelocityStore(_Store):
         """Forget all logs and the token."""
         with _named_errors():
             self._renewed.clear()
-            async for key in self._client.scan_iter(match=b"v:*", count=SCAN_COUNT):
-                await self._client.unlink(key)
+            cursor = 0
+            while True:
+                cursor, keys = await self._client.scan(cursor, match=b"v:*", count=SCAN_COUNT)
+                if keys:
+                    await self._client.unlink(*keys)
+                if cursor == 0:
+                    break
 
     async def mark_warm(self, epoch: str) -> None:
         """Declare the history complete under a new token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ from streams.watchdog import Limits, Pulse, Watchdog
 
 BROKER_LOOK_SECONDS = 10.0
 CONTROL_RECORDS = 2
+MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = structlog.get_logger()
 
@@ -115,19 +117,24 @@ def run(settings: Settings, topic: str) -> None:
     ]
     _attach(app, beside)
     Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb)).start()
-    _calm_collector()
+    _calm_memory()
     worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False)
     worker.execute_from_commandline()
 
 
-def _calm_collector() -> None:
-    """Keep the cyclic collector off the hot path: a batch makes thousands of values, and hardly a cycle.
+def _calm_memory() -> None:
+    """Keep collector and allocator off the hot path: a batch makes thousands of values and a few large arrays.
 
-    What was imported is never garbage and is not looked at again; young values are looked at once in some batches.
+    What was imported is never garbage and is not looked at again; young values, which hardly form cycles, are looked at
+    once in some batches. Where the C library is glibc, arrays are cut from the heap, not mapped anew for every batch.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MALLOPT_MMAP_THRESHOLD, 100_000_000)
+        mallopt(MALLOPT_TRIM_THRESHOLD, 1_000_000_000)
 
 
 def _attach(app: App, tasks: list[Any]) -> None:

@@ -1,6 +1,7 @@
 """A batcher over a desk, fed with record batches by hand; nothing waits longer than the work itself takes."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -68,11 +69,15 @@ class Rig:
         start = first.offset if covers_from is None else covers_from
         return RecordBatch(first.topic, first.partition, records, start, last.offset, 1)
 
-    def run(self, *batches: RecordBatch, until: Callable[[], bool] | None = None) -> None:
-        """Hand batches over and run the batcher until all are acked (or `until` says so, or the process would end)."""
-        self.desk.run(self._run(batches, until or (lambda: len(self.acks) >= len(batches))))
+    def run(self, *batches: RecordBatch, until: Callable[[], bool] | None = None, orderly: bool = True) -> None:
+        """Hand batches over and run the batcher until all are acked (or `until` says so, or the process would end).
 
-    async def _run(self, batches: Sequence[RecordBatch], until: Callable[[], bool]) -> None:
+        Then it is cancelled, as at a shutdown if `orderly`.
+        """
+        self.stopping = False
+        self.desk.run(self._run(batches, until or (lambda: len(self.acks) >= len(batches)), orderly))
+
+    async def _run(self, batches: Sequence[RecordBatch], until: Callable[[], bool], orderly: bool) -> None:  # noqa: FBT001  # as given
         made = Batcher(
             self.desk.stages.pipeline,
             self.ownership,
@@ -81,16 +86,17 @@ class Rig:
             Outside(self.current, self._hole),
         )
         running = asyncio.create_task(made.run(lambda: self.stopping))
+        await asyncio.sleep(0)
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 for batch in batches:
                     await made.handoff.put(Handed(batch, self))
                 while not until() and not self.exits:
-                    # Whatever ends a wait sets `changed`; the short limit is for conditions that nobody announces.
-                    await asyncio.wait({asyncio.ensure_future(self.changed.wait()), running}, timeout=0.02)
+                    with contextlib.suppress(TimeoutError):  # for conditions that nobody announces
+                        await asyncio.wait_for(self.changed.wait(), 0.02)
                     self.changed.clear()
         finally:
-            self.stopping = True
+            self.stopping = orderly
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 

@@ -101,7 +101,7 @@ def test_what_no_window_reaches_is_forgotten() -> None:
 def test_a_summary_has_a_bounded_size(step_ms: int) -> None:
     """However many events and others, a summary stays below 24 KB for one kind of others."""
     summary = folded(rows(100_000, step_ms, 1_000_000), part=500)
-    assert len(summary.time) <= 60 + 60 + 48 + 72 + 4
+    assert len(summary.time) <= 120 + 119 + 57 + 56 + 4
     assert summary.size_bytes < 24_000
 
 
