@@ -50,10 +50,10 @@ async def cluster_id(kafka_url: str) -> str:
 
 
 async def log_bounds(kafka_url: str, topic: str, parts: Sequence[int]) -> Mapping[int, tuple[int, int]]:
-    """First offset still in the log and next offset to be written, of each partition."""
+    """First offset still in the log, and the one behind the last record that may be read, of each partition."""
     if not parts:  # a spare worker's; a consumer that is stopped before it has asked anything raises CancelledError
         return {}
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka_url, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka_url, enable_auto_commit=False, isolation_level="read_committed")
     await consumer.start()
     try:
         partitions = [TopicPartition(topic, part) for part in parts]

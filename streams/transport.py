@@ -101,6 +101,10 @@ class App(faust.App):
         """Records by partition that were handed over and not acked yet."""
         return cast("Consumer", self.consumer).unacked_records()
 
+    async def next_offsets(self) -> dict[TP, int]:
+        """Tell, of each assigned partition, the offset that will be fetched next; past control records, too."""
+        return await cast("Consumer", self.consumer).next_offsets()
+
     def give_up(self, reason: str, error: Exception, exit_code: int) -> NoReturn:
         """End the process at once: un-acked records come again, whereas an exception inside Faust may lose or hang."""
         log.critical("%s, exit %d: %r", reason, exit_code, error, exc_info=error)
@@ -163,6 +167,10 @@ class Consumer(stock.Consumer):
                 tp: sum(len(cast("RecordBatch", message.value).records) for message in waiting if not message.acked)
                 for tp, waiting in self._unfinished.items()
             }
+
+    async def next_offsets(self) -> dict[TP, int]:
+        """The offset that will be fetched next of each assigned partition."""
+        return await cast("ConsumerThread", self._thread).next_offsets()
 
     # -- readings: a seek starts one, a rebalance or a shutdown ends it
 
@@ -300,6 +308,14 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as lost:  # normal between assignment and seek
             return Fetch(self._reading, {}, lost)
         return Fetch(self._reading, records)
+
+    async def next_offsets(self) -> dict[TP, int]:
+        """The offset that will be fetched next of each assigned partition."""
+        return cast("dict[TP, int]", await self.call_thread(self._next_offsets))
+
+    async def _next_offsets(self) -> dict[TP, int]:
+        consumer = self._ensure_consumer()
+        return {TP(tp.topic, tp.partition): await consumer.position(tp) for tp in consumer.assignment()}
 
     async def start_reading(
         self, reading: int, partitions: Iterable[TP], known: Mapping[TP, int] | None

@@ -39,7 +39,6 @@ from streams.velocity_store import RedisVelocityStore
 from streams.watchdog import Limits, Pulse, Watchdog
 
 BROKER_LOOK_SECONDS = 10.0
-CONTROL_RECORDS = 2
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = structlog.get_logger()
@@ -113,7 +112,7 @@ def run(settings: Settings, topic: str) -> None:
         stages.catalog.keep_current(),
         tick(pulse),
         _show_lag(app, topic, metrics),
-        _watch_broker(settings, where, ownership, pulse),
+        _watch_broker(settings, app, topic, pulse),
     ]
     _attach(app, beside)
     Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb)).start()
@@ -152,19 +151,18 @@ async def _show_lag(app: App, topic: str, metrics: Metrics) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _watch_broker(settings: Settings, where: Log, ownership: Ownership, pulse: Pulse) -> None:
+async def _watch_broker(settings: Settings, app: App, topic: str, pulse: Pulse) -> None:
     """Tell the watchdog how much of the log is still unread, so that a consumer that fell silent is noticed, too."""
     if settings.trust_end_offsets is False:
         return
     while True:
         await asyncio.sleep(BROKER_LOOK_SECONDS)
-        parts = sorted(ownership.committed)
         try:
-            bounds = await kafka.log_bounds(settings.required("kafka_url"), where.topic, parts) if parts else {}
-        except KafkaError as error:
+            async with asyncio.timeout(BROKER_LOOK_SECONDS):
+                reached = {tp.partition: offset for tp, offset in (await app.next_offsets()).items()}
+                bounds = await kafka.log_bounds(settings.required("kafka_url"), topic, sorted(reached))
+        except (KafkaError, TimeoutError) as error:
             pulse.broker_lag = None
             log.warning("broker does not answer", service="kafka", error=repr(error))
         else:
-            # Control records of transactions are never handed over: the last one or two of a log count as read.
-            unread = [bounds[part][1] - 1 - ownership.committed.get(part, bounds[part][1]) for part in parts]
-            pulse.broker_lag = sum(records for records in unread if records > CONTROL_RECORDS)
+            pulse.broker_lag = sum(max(0, bounds[part][1] - offset) for part, offset in reached.items())

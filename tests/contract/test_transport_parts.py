@@ -80,7 +80,7 @@ def test_what_is_overridden_is_there_to_be_overridden(ours: type[Any]) -> None:
     """Each method of ours is new on purpose, or has one of the same kind and parameters above it."""
     new = {
         "__init__", "unacked_records", "_advance", "_forget", "_hand_over", "_message",
-        "fetch", "_fetch", "start_reading", "_start_reading", "_committed",
+        "fetch", "_fetch", "start_reading", "_start_reading", "_committed", "next_offsets", "_next_offsets",
     }  # fmt: skip
     for name, method in vars(ours).items():
         if inspect.isfunction(method) and name not in new:
@@ -92,14 +92,16 @@ def test_what_is_overridden_is_there_to_be_overridden(ours: type[Any]) -> None:
 
 def test_faust_has_none_of_our_names() -> None:
     """What we add collides with nothing of Faust's."""
-    assert not any(hasattr(faust.App, name) for name in ("positions", "is_current", "unacked", "give_up"))
+    assert not any(
+        hasattr(faust.App, name) for name in ("positions", "is_current", "unacked", "give_up", "next_offsets")
+    )
     consumer = consumer_of("stock")
     assert not any(
         hasattr(consumer, name)
         for name in ("reading", "unacked_records", "_turns", "_expected", "_unfinished", "_committable", "_forget")
     )
     thread = stock.AIOKafkaConsumerThread
-    assert not any(hasattr(thread, name) for name in ("fetch", "start_reading", "_reading", "_newest_seek"))
+    assert not any(hasattr(thread, name) for name in ("fetch", "start_reading", "next_offsets", "_reading"))
 
 
 def test_aiokafka_is_told_what_stock_faust_would_not_tell_it() -> None:
