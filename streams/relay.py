@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from alerts.metrics import (
@@ -29,6 +29,7 @@ from alerts.metrics import (
 )
 from ledger.ids import IdBlocks
 from streams import outbox, review
+from streams.outbox import Message
 from streams.watchdog import Pulse
 
 log = structlog.get_logger()
@@ -47,7 +48,7 @@ class RelayParams:
 
     decisions_topic: str
     most: int = 2000
-    idle_seconds: float = 0.02
+    idle_seconds: float = 0.05
     housekeeping_seconds: float = 1.0
 
 
@@ -90,12 +91,13 @@ class Relay:
 
     async def publish(self) -> int:
         """Publish the oldest messages of the outbox and forget them once the broker has them all; how many."""
-        conn = await asyncio.to_thread(self._engine.connect)
+        taken = await asyncio.to_thread(self._take)
+        if taken is None:
+            return 0
+        conn, messages = taken
         try:
-            messages = await asyncio.to_thread(outbox.take, conn, self._params.most)
-            if messages:
-                sent = [await self._producer.send(m.topic, value=m.value, key=m.key) for m in messages]
-                await asyncio.gather(*sent)
+            sent = [await self._producer.send(m.topic, value=m.value, key=m.key) for m in messages]
+            await asyncio.gather(*sent)
             await asyncio.to_thread(conn.commit)
         finally:
             await asyncio.to_thread(conn.close)
@@ -103,6 +105,19 @@ class Relay:
         for topic, count in Counter(message.topic for message in messages).items():
             self._metrics.counter(PUBLISHED, topic).inc(count)
         return len(messages)
+
+    def _take(self) -> tuple[Connection, list[Message]] | None:
+        """Open a transaction that holds the oldest messages; None, with nothing left open, when there are none."""
+        conn = self._engine.connect()
+        try:
+            messages = outbox.take(conn, self._params.most)
+        except BaseException:
+            conn.close()
+            raise
+        if not messages:
+            conn.close()
+            return None
+        return conn, messages
 
     def keep_house(self) -> int:
         """Decide due holds, fold control accounts, refresh the gauges; how many holds were decided."""
