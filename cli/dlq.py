@@ -17,6 +17,7 @@ from cli.errors import FOUND, UNREACHABLE, CommandError
 from cli.holds import moment
 from config.settings import Settings
 from detectors.entity import Keys
+from streams import quarantine
 from streams.deadletters import SealedPackError, unpack
 
 app = typer.Typer(help="Dead letters: list, show, retry; and sources in quarantine.", no_args_is_help=True)
@@ -35,7 +36,6 @@ SELECT id, topic, key, raw FROM dead_letter
    AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
  ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED""")
 _RETRIED = text("UPDATE dead_letter SET retried_at = clock_timestamp() WHERE id = ANY(:ids)")
-_RELEASE = text("DELETE FROM quarantine WHERE source = :source")
 _QUARANTINED = text("SELECT source, since, reason FROM quarantine ORDER BY since")
 
 ALL = "every one that was not retried yet"
@@ -131,7 +131,7 @@ def release(
 ) -> None:
     """Lift a source's quarantine: its next events are processed. Those kept as dead letters wait for `dlq retry`."""
     with database(settings_of(data_dir)) as engine, engine.begin() as conn:
-        if conn.execute(_RELEASE, {"source": source}).rowcount == 0:
+        if not quarantine.release(conn, source):
             raise CommandError(f"{source} is not in quarantine", "see `pointguard dlq list`")
     say(escape(f"{source} is released; then: pointguard dlq retry --all --error quarantined_source"))
 

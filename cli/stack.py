@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,10 @@ def _publish(settings: Settings, metrics: Mapping[str, int], cleanup: contextlib
 
 def _commands(size: Size) -> dict[str, list[str]]:
     """The processes of a stack by name, each with its `pointguard` arguments."""
-    commands = {f"worker-events-{n}": ["worker", "--id", f"events-{n}"] for n in range(size.workers)}
+    host = socket.gethostname()  # members of one group on several machines need different names
+    commands = {f"worker-events-{n}": ["worker", "--id", f"{host}-events-{n}"] for n in range(size.workers)}
     for n in range(size.request_workers):
-        commands[f"worker-requests-{n}"] = ["worker", "--topic", "requests", "--id", f"requests-{n}"]
+        commands[f"worker-requests-{n}"] = ["worker", "--topic", "requests", "--id", f"{host}-requests-{n}"]
     commands |= {"relay": ["relay"], "trainer": ["trainer"]}
     if size.demo:
         commands[SIMULATE] = ["simulate", "--program", "demo", "--rate", "50", "--speed", "60"]

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from cli.stack import Size, Stack, stack
 from config.settings import load
@@ -81,9 +82,13 @@ def _watch(console: Console, running: Stack, stopped: threading.Event) -> None:
             raise typer.Exit(1)
         if time.monotonic() >= due:
             due = time.monotonic() + REPORT_SECONDS
-            with engine.connect() as conn:
-                counts = {row.outcome: row.events for row in conn.execute(_PROGRESS)}
-                held = conn.execute(_OPEN).scalar_one()
+            try:
+                with engine.connect() as conn:
+                    counts = {row.outcome: row.events for row in conn.execute(_PROGRESS)}
+                    held = conn.execute(_OPEN).scalar_one()
+            except OperationalError:
+                console.print(f"{time.strftime('%H:%M:%S')}  the database does not answer; the workers wait for it")
+                continue
             said = " · ".join(f"{outcome} {count:,}" for outcome, count in counts.items()) or "no decision yet"
             console.print(f"{time.strftime('%H:%M:%S')}  {said} · open holds {held:,}")
     engine.dispose()

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 SECRET_BYTES_MIN: Final = 32
 PSEUDONYM_BYTES: Final = 16
 """One byte of key version and 15 of HMAC-SHA256."""
+PAYLOAD_HASH_BYTES: Final = 16
 KEY_VERSION: Final = 1
 KEY_VERSION_MAX: Final = 255
 SEALED_OVERHEAD_BYTES: Final = 1 + 12 + 16
@@ -74,7 +75,7 @@ class Keys:
     an entity in velocity logs, never 0. All three remember recent answers. Treat an instance as frozen.
     """
 
-    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_state", "device", "hash64", "ip", "version")
+    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_payload", "_state", "device", "hash64", "ip", "version")
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
         """`secret` is at least 32 random bytes; `version` (1 to 255) becomes part of every stored value."""
@@ -87,6 +88,7 @@ class Keys:
         self._ip = _subkey(secret, version, "ip")
         hashed = blake2b(key=_subkey(secret, version, "velocity"), digest_size=8)
         self._state = lru_cache(_PREFIXES_CACHED)(lambda program, kind: _begun(hashed, program, kind))
+        self._payload = _subkey(secret, version, "payload")
         self._nonce = _subkey(secret, version, "seal-nonce")
         self._cipher = AESGCM(_subkey(secret, version, "seal"))
         self.device: Callable[[str], bytes] = lru_cache(_CACHED)(self._device_of)
@@ -98,6 +100,10 @@ class Keys:
         state = self._state(program, kind).copy()
         state.update(value)
         return int.from_bytes(state.digest(), "little") or 1
+
+    def payload_hash(self, canonical: bytes) -> bytes:
+        """16 bytes that tell two bodies of one event apart; keyed, as an unkeyed one would give addresses away."""
+        return blake2b(canonical, key=self._payload, digest_size=PAYLOAD_HASH_BYTES).digest()
 
     def seal(self, raw: bytes, purpose: str = "dead-letter") -> bytes:
         """Encrypted and authenticated bytes (AES-256-GCM), bound to a purpose, to be opened by `unseal` only.

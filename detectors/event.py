@@ -6,7 +6,6 @@ the bytes that tell whether anything needs a closer look. Only a refused event p
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -54,7 +53,6 @@ from detectors.event_types import (
 
 LATE_MS_MAX: Final = 24 * 3_600_000
 EARLY_MS_MAX: Final = 5 * 60_000
-PAYLOAD_HASH_BYTES: Final = 16
 
 _BACKSLASH: Final = 0x5C
 _DELETE: Final = 0x7F
@@ -85,14 +83,17 @@ def encode(event: Event) -> bytes:
     return _ENCODER.encode(event)
 
 
-def payload_hash(event: Event) -> bytes:
-    """Give 16 bytes that are equal for equal events, whatever their wire form, order of fields or time zone."""
+def canonical(event: Event) -> bytes:
+    """Give bytes that are equal for equal events, whatever their wire form, order of fields or time zone.
+
+    They hold device and address: what is stored of them is a keyed hash (`Keys.payload_hash`).
+    """
     if event.occurred_at.tzinfo is not UTC:
         event = msgspec.structs.replace(event, occurred_at=event.occurred_at.astimezone(UTC))
     decide_by = getattr(event, "decide_by", None)
     if decide_by is not None and decide_by.tzinfo is not UTC:
         event = msgspec.structs.replace(event, decide_by=decide_by.astimezone(UTC))
-    return blake2b(_ENCODER.encode(event), digest_size=PAYLOAD_HASH_BYTES).digest()
+    return _ENCODER.encode(event)
 
 
 def milliseconds(time: datetime) -> int:
@@ -200,10 +201,10 @@ __all__ = [
     "Reverse",
     "Transfer",
     "VerificationPassed",
+    "canonical",
     "decode",
     "encode",
     "milliseconds",
     "observe_time",
-    "payload_hash",
     "points_of",
 ]

@@ -22,6 +22,10 @@ _TEXTS: dict[str, Text] = {
     ),
     POINTS_OVER_MAX: Text(en="{value} points in one event (limit {limit}).", zh="单笔 {value} 积分（上限 {limit}）。"),
     RULE_ERROR: Text(en="Rule {about} could not be evaluated.", zh="规则 {about} 无法计算。"),
+    "time_clamped": Text(
+        en="The claimed time was too far from when the event was seen; the nearest credible time counts.",
+        zh="事件声称的时间与收到的时间相差过大，按最接近的可信时间计算。",
+    ),
     "insufficient_balance": Text(en="The balance is too low for {value} points.", zh="余额不足以支付 {value} 积分。"),
     "same_account": Text(en="Sender and receiver are the same account.", zh="转出与转入为同一账户。"),
     "points_out_of_range": Text(en="The amount of points is out of range.", zh="积分数额超出允许范围。"),

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from streams import exits
-from streams.errors import dependency_down, described
+from streams.errors import dependency_down, described, is_fault, ran_out_of_time
 from streams.handoff import BatchParams, Handoff
 from streams.holes import LostRecords
 from streams.pipeline import Pipeline, Prepared
@@ -26,6 +26,8 @@ from streams.transport import RecordBatch
 from streams.watchdog import Pulse
 
 BACKOFF_SECONDS_MAX = 5.0
+SLOW_TRIES = 3
+HOLE_BATCH_RECORDS = 500
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -106,8 +108,9 @@ class Batcher:
                 os._exit(exits.UNEXPECTED)
             raise
         except BaseException as error:  # the recipe: a dead process loses nothing, a living one that went on might
-            log.critical("batcher failed", error=repr(error), exc_info=True, code=exits.UNEXPECTED)
-            os._exit(exits.UNEXPECTED)
+            code = exits.FAULT if is_fault(error) else exits.UNEXPECTED
+            log.critical("batcher failed", error=described(error), exc_info=True, code=code)
+            os._exit(code)
 
     async def _prepare_loop(self) -> None:
         while True:
@@ -120,18 +123,23 @@ class Batcher:
                 Span(batch.part, batch.covers_from, batch.last_offset, self._ownership.epochs[batch.part])
                 for batch in batches
             ]
+            if self._pulse.work == 0:
+                self._pulse.beat()  # after a quiet time: the watchdog's clock starts with the work
             self._pulse.work += len(records)
-            prepared = await self._prepare(records, spans)
+            prepared = await self._prepare(records, spans, dict(self._ownership.committed))
             if prepared is None:
                 self._pulse.work -= len(records)
             else:
                 await self._ready.put(Fetched(tuple(events), len(records), prepared))
 
-    async def _prepare(self, records: Sequence[Any], spans: Sequence[Span]) -> Prepared | None:
-        committed = dict(self._ownership.committed)
+    async def _prepare(
+        self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]
+    ) -> Prepared | None:
         try:
             return await self._patiently(spans, lambda: self._pipeline.prepare(records, spans, committed))
-        except Exception as error:  # noqa: BLE001  # one record spoils its batch; each alone shows which
+        except Exception as error:  # one record spoils its batch; each alone shows which
+            if is_fault(error):
+                raise
             log.warning("batch not prepared, trying each record alone", error=described(error), records=len(records))
             self._pipeline.note("split")
             return await self._patiently(spans, lambda: self._pipeline.prepare_apart(records, spans, committed))
@@ -152,7 +160,11 @@ class Batcher:
     async def _commit(self, prepared: Prepared) -> bool:
         """Commit one batch, however long it takes; False when it is no longer ours and was dropped."""
         try:
-            done = await self._patiently(prepared.spans, lambda: asyncio.to_thread(self._pipeline.commit, prepared))
+            done = await self._patiently(
+                prepared.spans,
+                lambda: asyncio.to_thread(self._pipeline.commit, prepared),
+                splittable=len(prepared.records) > 1,
+            )
         except Fenced as fenced:
             if self._ownership.holds(prepared.spans):
                 log.critical("another worker owns this partition", partition=fenced.part, epoch=fenced.mine)
@@ -161,7 +173,9 @@ class Batcher:
             return False
         except Hole as hole:
             return await self._fill(hole, prepared.spans) and await self._commit(prepared)
-        except Exception as error:  # noqa: BLE001  # one event spoils its batch; each alone shows which
+        except Exception as error:  # one event spoils its batch; each alone shows which
+            if is_fault(error):
+                raise
             count = len(prepared.records)
             log.warning("batch refused, trying each record alone", error=described(error), records=count)
             return await self._one_by_one(prepared)
@@ -183,7 +197,9 @@ class Batcher:
             done = await self._patiently(single.spans, lambda: asyncio.to_thread(self._pipeline.commit, single))
         except Fenced:
             return False
-        except Exception as error:  # noqa: BLE001  # whatever it is, this record causes it: kept, never lost
+        except Exception as error:  # this record causes it: kept with the reason, never lost
+            if is_fault(error):
+                raise
             cause = error
             done = await self._patiently(single.spans, lambda: asyncio.to_thread(self._pipeline.bury, single, cause))
         return done is not None
@@ -197,19 +213,35 @@ class Batcher:
         except LostRecords as lost:
             log.critical("records are gone from the log", partition=hole.part, detail=str(lost), code=exits.LOST)
             os._exit(exits.LOST)
-        span = Span(hole.part, hole.first, hole.last, epoch)
-        prepared = await self._prepare(records, [span])
-        return prepared is not None and await self._commit(prepared)
+        if not self._ownership.holds(spans):
+            return False
+        # What this worker took for committed is not: the database was set back.
+        self._ownership.committed[hole.part] = hole.first - 1
+        for first in range(0, max(len(records), 1), HOLE_BATCH_RECORDS):
+            piece = records[first : first + HOLE_BATCH_RECORDS]
+            begins = hole.first if first == 0 else piece[0].offset
+            ends = hole.last if first + HOLE_BATCH_RECORDS >= len(records) else piece[-1].offset
+            span = Span(hole.part, min(begins, self._ownership.committed[hole.part] + 1), ends, epoch)
+            prepared = await self._prepare(piece, [span], {})
+            if prepared is None or not await self._commit(prepared):
+                return False
+        return True
 
-    async def _patiently(self, spans: Sequence[Span], attempt: Callable[[], Awaitable[T]]) -> T | None:
-        """Try until it works, backing off with jitter while a dependency is down; None once the batch is not ours."""
+    async def _patiently(
+        self, spans: Sequence[Span], attempt: Callable[[], Awaitable[T]], *, splittable: bool = False
+    ) -> T | None:
+        """Try until it works, backing off with jitter while a dependency is down; None once the batch is not ours.
+
+        A `splittable` batch that runs into the statement time-out again and again is not tried for ever: its error goes
+        on up, for smaller pieces may pass.
+        """
         failures = 0
         while self._ownership.holds(spans):
             try:
                 done = await attempt()
             except Exception as error:  # sorted at once: a dependency's is waited for, any other goes on up
                 dependency = dependency_down(error)
-                if dependency is None:
+                if dependency is None or (splittable and failures >= SLOW_TRIES and ran_out_of_time(error)):
                     raise
             else:
                 self._pipeline.answered()

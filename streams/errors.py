@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from streams.quarantine import TooManyFailures
 from streams.velocity_store import VelocityUnavailableError
 
 Dependency = Literal["postgresql", "redis"]
@@ -19,6 +20,9 @@ Dependency = Literal["postgresql", "redis"]
 # rollback, insufficient resources, operator intervention, system error; and lock_not_available.
 TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
+# Classes that no event can cause: missing tables or rights, a pooler that lost statements, unsupported features, bugs.
+FAULT_CLASSES = ("0A", "26", "28", "42", "XX")
 READ_ONLY = "25006"
 
 
@@ -33,6 +37,23 @@ def dependency_down(error: BaseException) -> Dependency | None:
             return "postgresql"
         return "postgresql" if _transient(error.orig) else None
     return "postgresql" if isinstance(error, psycopg.Error) and _transient(error) else None
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether the fault is ours or the installation's: to go on would turn good events into dead letters."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_fault(inner) for inner in error.exceptions)
+    return isinstance(error, TooManyFailures) or _state(error)[:2] in FAULT_CLASSES
+
+
+def ran_out_of_time(error: BaseException) -> bool:
+    """Whether PostgreSQL ended a statement because it took too long."""
+    return _state(error) == QUERY_CANCELED
+
+
+def _state(error: BaseException) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlstate", None) or ""
 
 
 def _transient(error: BaseException | None) -> bool:

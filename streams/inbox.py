@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from detectors.event import payload_hash
+from detectors.event import canonical
 from ledger import arrays
 from streams.deadletters import pack
 from streams.records import DeadLetter, Fenced, Hole, Incoming, Log, Span
@@ -127,11 +127,14 @@ def fence(conn: Connection, log: Log, spans: Sequence[Span]) -> dict[int, int]:
     return {part: row.last_offset for part, row in current.items()}
 
 
-def admit(conn: Connection, log: Log, records: Sequence[Incoming]) -> Admitted:
-    """Enter each decodable record's identity; say which are new, which came before and which came with another body."""
+def admit(conn: Connection, log: Log, records: Sequence[Incoming], digest: Callable[[bytes], bytes]) -> Admitted:
+    """Enter each decodable record's identity; say which are new, which came before and which came with another body.
+
+    `digest` makes the stored hash of a canonical body.
+    """
     if not records:
         return Admitted((), (), ())
-    hashes = [payload_hash(record.event) for record in records if record.event is not None]
+    hashes = [digest(canonical(record.event)) for record in records if record.event is not None]
     identities = [(record.event.source, record.event.id) for record in records if record.event is not None]
     rows = arrays.fetch(
         conn,

@@ -54,8 +54,8 @@ async def log_bounds(kafka_url: str, topic: str, parts: Sequence[int]) -> Mappin
     if not parts:  # a spare worker's; a consumer that is stopped before it has asked anything raises CancelledError
         return {}
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka_url, enable_auto_commit=False, isolation_level="read_committed")
-    await consumer.start()
     try:
+        await consumer.start()
         partitions = [TopicPartition(topic, part) for part in parts]
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
@@ -67,8 +67,8 @@ async def log_bounds(kafka_url: str, topic: str, parts: Sequence[int]) -> Mappin
 async def partitions_of(kafka_url: str, topic: str) -> list[int]:
     """The partitions of a topic, in order; empty when there is no such topic."""
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka_url, enable_auto_commit=False)
-    await consumer.start()
     try:
+        await consumer.start()
         await consumer.topics()
         return sorted(consumer.partitions_for_topic(topic) or ())
     finally:

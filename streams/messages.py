@@ -38,7 +38,8 @@ class DecisionMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
-    `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict or source_quarantined.
+    `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
+    source_quarantined or hold_escalated (it was due, and waits for a person).
     """
 
     alert: str
@@ -66,4 +67,6 @@ def decision_message(topic: str, value: DecisionMessage) -> Message:
 
 def alert_message(topic: str, value: AlertMessage) -> Message:
     """The message of an alert, keyed by what it is about."""
-    return Message(topic, (value.id or f"{value.topic}/{value.partition}/{value.offset}").encode(), _encode(value))
+    place = f"{value.topic}/{value.partition}/{value.offset}" if value.topic else value.source
+    about = value.id or value.hold_id or place
+    return Message(topic, str(about).encode(), _encode(value))

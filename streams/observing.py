@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,13 +19,16 @@ from sqlalchemy import Connection, Engine, text
 
 from detectors.entity import Keys
 from detectors.features import Floats
-from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observed, history, observations
+from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observations, Observed, history, observations
+from streams.errors import dependency_down, described
 from streams.records import Incoming
-from streams.velocity_store import VelocityStore, VelocityUnavailableError
+from streams.velocity_store import VelocityStore
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
 _REBUILD_LOCK = 0x7665_6C6F
 CHUNK_ROWS = 20_000
+RECENT_BATCHES = 128
+"""Batches a worker can put back: at least as many as it may have in flight while a rebuild goes on."""
 
 log = structlog.get_logger()
 
@@ -52,6 +56,7 @@ class Observer:
 
     def __init__(self, store: VelocityStore, engine: Engine, keys: Keys) -> None:
         self._store, self._engine, self._keys = store, engine, keys
+        self._recent: deque[Observations] = deque(maxlen=RECENT_BATCHES)
 
     async def observe(self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
         """Velocity float64[n, …] beside `records` (zeros for refused ones), and whether the store is cold."""
@@ -60,7 +65,9 @@ class Observer:
         if not seen:
             return values, False
         observed = [Observed(event, moments[i][0]) for i in seen if (event := records[i].event) is not None]
-        velocity = await self._store.observe(observations(observed, self._keys))
+        batch = observations(observed, self._keys)
+        self._recent.append(batch)
+        velocity = await self._store.observe(batch)
         values[np.array(seen, dtype=np.intp)] = velocity.values
         return values, velocity.cold
 
@@ -69,13 +76,16 @@ class Observer:
         while True:
             try:
                 await self.warm_up()
-            except VelocityUnavailableError as error:
-                log.warning("velocity store does not answer", service="redis", error=str(error))
+            except Exception as error:  # sorted at once: a dependency's is waited for, any other goes on up
+                dependency = dependency_down(error)
+                if dependency is None:
+                    raise
+                log.warning("cannot look after the velocity store", service=dependency, error=described(error))
             await asyncio.sleep(seconds)
 
     async def warm_up(self) -> int:
         """Rebuild the store if it is cold and nobody else is at it; how many events were put back."""
-        self._store.epoch = await asyncio.to_thread(self._read_token)
+        await self._adopt(await asyncio.to_thread(self._read_token))
         if not await self._store.is_cold():
             return 0
         conn = await asyncio.to_thread(self._engine.connect)
@@ -85,10 +95,23 @@ class Observer:
             )
             if not locked:
                 return 0
-            return await self._rebuild(conn)
+            # Somebody else may have rebuilt it while this worker was on its way to the lock.
+            await self._adopt(await asyncio.to_thread(self._read_token))
+            return await self._rebuild(conn) if await self._store.is_cold() else 0
         finally:
             await asyncio.to_thread(conn.invalidate)  # ends the session, and with it the lock
             await asyncio.to_thread(conn.close)
+
+    async def _adopt(self, token: str | None) -> None:
+        """Take over the token that counts. Under a new one the store was made anew from what had been committed.
+
+        What this worker had in flight then was in neither the store nor the database, so it adds its latest batches
+        once more; copies are recognised by event.
+        """
+        known, self._store.epoch = self._store.epoch, token
+        if known is not None and token != known:
+            for batch in tuple(self._recent):
+                await self._store.rebuild(batch)
 
     async def _rebuild(self, conn: Connection) -> int:
         started, rows, after = time.monotonic(), 0, 0
@@ -102,6 +125,8 @@ class Observer:
             rows += len(chunk)
         token = secrets.token_hex(16)
         await asyncio.to_thread(self._write_token, conn, token)
+        for batch in tuple(self._recent):
+            await self._store.rebuild(batch)
         await self._store.mark_warm(token)
         log.info("velocity store is warm", count=rows, seconds=round(time.monotonic() - started, 2))
         return rows

@@ -43,15 +43,17 @@ from streams.effects import CONFLICT, Outgoing
 from streams.errors import dependency_down, described
 from streams.intake import UNKNOWN_PROGRAM, read, times, unreadable
 from streams.observing import Observer
-from streams.posting import Arrival, Arrivals, Judge, Poster
+from streams.posting import Arrival, Arrivals, Judge, Poster, is_past_deadline
 from streams.quarantine import SourceHealth
 from streams.records import DeadLetter, Incoming, Log, Span
+from streams.velocity_store import VelocityUnavailableError
 
 PROCESSING_FAILED = "processing_failed"
 
 _BEGIN = text("""
 SELECT set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '5s', true),
-       set_config('statement_timeout', '10s', true), clock_timestamp() AS now""")
+       set_config('statement_timeout', '10s', true),
+       set_config('idle_in_transaction_session_timeout', '15s', true), clock_timestamp() AS now""")
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Pipeline:
             for record in incoming
         )
         decoded = time.perf_counter()
-        velocity, cold = await self._parts.observer.observe(incoming, moments)
+        velocity, cold = await self._observe(incoming, moments)
         self._stage("decode", decoded - started)
         self._stage("velocity", time.perf_counter() - decoded)
         if any(record.invalid is None for record in incoming):  # else the store was not asked
@@ -154,6 +156,16 @@ class Pipeline:
                 raise
             refused = unreadable(record, PROCESSING_FAILED, described(error))
             return Prepared((), (refused,), ((0, 0),), np.zeros((1, len(VELOCITY_FEATURES))), cold=False)
+
+    async def _observe(self, incoming: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
+        """Velocity of the batch; without the store only for requests that are too late anyway, which move nothing."""
+        try:
+            return await self._parts.observer.observe(incoming, moments)
+        except VelocityUnavailableError:
+            events = [record.event for record in incoming if record.invalid is None and record.event is not None]
+            if not all(is_past_deadline(event, time.time() * 1000) for event in events):
+                raise
+            return np.zeros((len(incoming), len(VELOCITY_FEATURES))), True
 
     async def _read(self, records: Sequence[Any]) -> list[Incoming]:
         circumstances = self._parts.catalog.circumstances
@@ -210,7 +222,8 @@ class Pipeline:
             if record.invalid is not None
         ]
         valid = [i for i in fresh if prepared.records[i].invalid is None]
-        admitted = inbox.admit(conn, self._parts.log, [prepared.records[i] for i in valid])
+        records = [prepared.records[i] for i in valid]
+        admitted = inbox.admit(conn, self._parts.log, records, self._parts.keys.payload_hash)
         duplicates = [prepared.records[valid[k]] for k in admitted.duplicates]
         inbox.record_duplicates(conn, self._parts.log, duplicates)
         detail = (

@@ -8,16 +8,18 @@ matters: a sign-up must be seen by the purchase behind it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.decision import CompiledPolicy, Decision, decide, fields_of
+from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
-from detectors.event import Event, Transfer, milliseconds
+from detectors.event import Event, Transfer, milliseconds, points_of
 from detectors.features import AccountTimes, Floats, account_times, assemble, moments
 from detectors.models_snapshot import Snapshot
 from detectors.rules import EventFields
@@ -31,6 +33,9 @@ from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
 VERDICTS: Mapping[str, Verdict] = {"approve": "post", "hold": "hold", "reject": "reject"}
+VERDICT_CODES = frozenset({"posted", "held", "rejected"})
+TIME_CLAMPED = Reason(code="time_clamped", kind="ledger")
+"""Marks an event whose claimed time was too far from when it was seen; `occurred_at` of its row is the clamped one."""
 EXPIRED = "expired"
 NOTED = "noted"
 
@@ -65,8 +70,9 @@ class Arrivals:
 class Poster:
     """Decides and posts admitted events; `post` runs inside the caller's transaction."""
 
-    def __init__(self, keys: Keys, ids: IdBlocks) -> None:
-        self._keys, self._ids = keys, ids
+    def __init__(self, keys: Keys, ids: IdBlocks, timed: Callable[[float], None] = lambda _: None) -> None:
+        """`timed` is told the seconds that features, rules and models took."""
+        self._keys, self._ids, self._timed = keys, ids, timed
 
     def post(
         self, conn: Connection, arrivals: Arrivals, judge: Judge, programs: Mapping[str, Program]
@@ -78,6 +84,7 @@ class Poster:
         ids = self._ids.take(conn, len(events))
         accounts = lock_accounts(conn, programs, opening_times(events))
         now = self._now(conn, events, programs)
+        started = time.perf_counter()
         before, changed = account_times(
             [arrival.event for arrival in events], [arrival.occurred_ms for arrival in events], stored_times(accounts)
         )
@@ -92,7 +99,8 @@ class Poster:
         )
         fields = [fields_of(events[i].event) for i in moving]
         decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
-        expired = {i for i in moving if _is_late(events[i].event, now)}
+        self._timed(time.perf_counter() - started)
+        expired = {i for i in moving if is_past_deadline(events[i].event, now[events[i].event.program])}
         movements = [
             _movement(ids[i], events[i], field, decision, judge.policy)
             for i, field, decision in zip(moving, fields, decisions, strict=True)
@@ -127,6 +135,9 @@ class Poster:
         self, decision_id: int, arrival: Arrival, verdict: tuple[Decision, Floats] | None, result: Result | None
     ) -> Decided:
         event = arrival.event
+        marks = [TIME_CLAMPED] if arrival.occurred_ms != milliseconds(event.occurred_at) else []
+        if result is not None and result.code not in VERDICT_CODES:
+            marks.append(Reason(code=result.code, kind="ledger", value=float(points_of(event))))
         if verdict is None:
             outcome = code = NOTED
         elif result is None:
@@ -143,9 +154,14 @@ class Poster:
             observed_ms=arrival.observed_ms,
             outcome=outcome,
             code=code,
-            decision=verdict[0] if verdict else None,
+            decision=_marked(verdict[0], marks) if verdict else None,
             features=verdict[1] if verdict else None,
         )
+
+
+def _marked(decision: Decision, marks: Sequence[Reason]) -> Decision:
+    """The decision with what ledger and intake add to its reasons; these are no part of what recomputes."""
+    return msgspec.structs.replace(decision, reasons=(*decision.reasons, *marks)) if marks else decision
 
 
 def opening_times(events: Sequence[Arrival]) -> dict[Key, int]:
@@ -175,11 +191,12 @@ def _known(times: Mapping[Key, float]) -> dict[Key, int]:
     return {key: int(time_ms) for key, time_ms in times.items() if not math.isnan(time_ms)}
 
 
-def _is_late(event: Event, now: Mapping[str, int]) -> bool:
+def is_past_deadline(event: Event, now_ms: float) -> bool:
+    """Whether the event is a request whose `decide_by` is over: it is answered `expired` and moves nothing."""
     decide_by: datetime | None = getattr(event, "decide_by", None)
     if decide_by is None or getattr(event, "fulfilled", False):
         return False
-    return milliseconds(decide_by) < now[event.program]
+    return milliseconds(decide_by) < now_ms
 
 
 def _movement(

@@ -14,11 +14,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 from prometheus_client import start_http_server
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from alerts.metrics import Metrics
 from config import logs
 from config.settings import Settings
 from streams import trainer
+from streams.effects import Outgoing
+from streams.errors import dependency_down
 from streams.relay import Relay, RelayParams
 from streams.watchdog import Limits, Pulse, Watchdog
 
@@ -30,6 +33,7 @@ def engine_of(settings: Settings, process: str) -> Engine:
     return create_engine(
         settings.required("database_url"),
         pool_size=5,
+        hide_parameters=True,  # an error's text goes to logs, where no account and no event belongs
         pool_use_lifo=True,  # one warm connection does the work: its statements are prepared, its caches filled
         connect_args={
             "application_name": f"pointguard-{process}",
@@ -37,8 +41,23 @@ def engine_of(settings: Settings, process: str) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # The server's side of the same: a worker that vanished must not hold its rows for hours.
+            "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
         },
     )
+
+
+def wait_for(engine: Engine) -> None:
+    """Return once PostgreSQL answers, however long it takes; what else is wrong with the address is raised."""
+    while True:
+        try:
+            with engine.connect():
+                return
+        except DBAPIError as error:
+            if dependency_down(error) is None:
+                raise
+            log.warning("waiting for the database", service="postgresql")
+            time.sleep(1.0)
 
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> int:
@@ -64,7 +83,9 @@ async def _relay(settings: Settings, metrics: Metrics) -> None:
     watchdog.start()
     producer = await _started_producer(settings)
     try:
-        await Relay(engine, producer, metrics, pulse, RelayParams(settings.decisions_topic)).run()
+        await Relay(
+            engine, producer, metrics, pulse, RelayParams(Outgoing(settings.decisions_topic, settings.alerts_topic))
+        ).run()
     finally:
         watchdog.stop()
         await producer.stop()
@@ -106,10 +127,3 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def tick(pulse: Pulse, seconds: float = 1.0) -> None:
-    """Tell the watchdog that the event loop turns."""
-    while True:
-        pulse.loop = time.monotonic()
-        await asyncio.sleep(seconds)

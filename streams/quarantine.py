@@ -50,7 +50,10 @@ class SourceHealth:
             if source != UNKNOWN_SOURCE and error != QUARANTINED:
                 self._count(source, 1)
                 touched.add(source)
-        return sorted(source for source in touched if self._is_over(source))
+        over = sorted(source for source in touched if self._is_over(source))
+        for source in over:  # it starts anew once it is released
+            del self._counts[source]
+        return over
 
     def succeeded(self) -> None:
         """A batch was committed as a whole."""

@@ -6,7 +6,6 @@ Everything it takes is taken with `FOR UPDATE SKIP LOCKED`, so several relays ma
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -27,10 +26,13 @@ from alerts.metrics import (
     TIMEOUTS,
     Metrics,
 )
+from ledger.holds import Resolved
 from ledger.ids import IdBlocks
 from streams import outbox, review
+from streams.effects import Outgoing
+from streams.errors import dependency_down, described
 from streams.outbox import Message
-from streams.watchdog import Pulse
+from streams.watchdog import Pulse, tick
 
 log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ HOLD_KINDS = ("earn", "redeem", "transfer", "adjust")
 class RelayParams:
     """Where decisions of timers go, messages in one publishing transaction, and how long to wait between runs."""
 
-    decisions_topic: str
+    topics: Outgoing
     most: int = 2000
     idle_seconds: float = 0.05
     housekeeping_seconds: float = 1.0
@@ -66,6 +68,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish_loop())
             group.create_task(self._housekeeping_loop())
+            group.create_task(tick(self._pulse))
 
     async def _publish_loop(self) -> None:
         while True:
@@ -82,9 +85,11 @@ class Relay:
     async def _guarded(self, work: Awaitable[int]) -> int:
         try:
             return await work
-        except (KafkaError, DBAPIError, OSError) as error:
-            dependency = "kafka" if isinstance(error, KafkaError) else "postgresql"
-            log.warning("relay waits for a dependency", service=dependency, error=repr(error)[:300])
+        except Exception as error:  # sorted at once: a dependency's is waited for, any other goes on up
+            dependency = "kafka" if isinstance(error, KafkaError | OSError) else dependency_down(error)
+            if dependency is None:
+                raise
+            log.warning("relay waits for a dependency", service=dependency, error=described(error))
             self._metrics.gauge(READY, dependency).set(0)
             await asyncio.sleep(1.0)
             return 0
@@ -121,8 +126,7 @@ class Relay:
 
     def keep_house(self) -> int:
         """Decide due holds, fold control accounts, refresh the gauges; how many holds were decided."""
-        with self._engine.begin() as conn:
-            decided = review.decide_due(conn, self._ids, self._params.decisions_topic)
+        decided = self._decide_due()
         for verdict, count in Counter(one.verdict or "none" for one in decided).items():
             self._metrics.counter(TIMEOUTS, verdict).inc(count)
         with self._engine.begin() as conn:
@@ -136,5 +140,27 @@ class Relay:
             self._metrics.gauge(HOLDS_POINTS, kind).set(int(row.points) if row else 0)
         self._metrics.gauge(HOLDS_OLDEST).set(max((float(row.oldest) for row in rows.values()), default=0.0))
         self._metrics.gauge(READY, "postgresql").set(1)
-        self._pulse.loop = time.monotonic()
         return len(decided)
+
+    def _decide_due(self) -> list[Resolved]:
+        """Decide due holds together; when one of them cannot be decided, each alone, so that it stops no other."""
+        topics = self._params.topics
+        try:
+            with self._engine.begin() as conn:
+                return review.decide_due(conn, self._ids, topics)
+        except DBAPIError as error:
+            if dependency_down(error) is not None:
+                raise
+            log.error("due holds refused, trying each alone", error=described(error))  # noqa: TRY400  # no data in logs
+        decided: list[Resolved] = []
+        with self._engine.connect() as conn:
+            waiting = review.due_now(conn)
+        for hold in waiting:
+            try:
+                with self._engine.begin() as conn:
+                    decided += review.decide_one(conn, self._ids, topics, hold)
+            except DBAPIError as error:
+                if dependency_down(error) is not None:
+                    raise
+                log.error("a due hold cannot be decided", seq=hold.hold_id, error=described(error))  # noqa: TRY400 - no data in logs
+        return decided

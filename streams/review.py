@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
-from ledger.holds import Resolution, Resolved, due, resolve
+from ledger.holds import DueHold, Resolution, Resolved, due, resolve
 from ledger.ids import IdBlocks
 from ledger.programs import load_programs
 from ledger.roll import roll_up
-from streams.messages import DecisionMessage, decision_message
+from streams.effects import Outgoing
+from streams.messages import AlertMessage, DecisionMessage, alert_message, decision_message
 from streams.outbox import enqueue
 
 POLICY_ACTOR = "policy:timeout"
@@ -42,15 +43,32 @@ def decide(conn: Connection, ids: IdBlocks, resolutions: Sequence[Resolution], d
     return resolved
 
 
-def decide_due(conn: Connection, ids: IdBlocks, decisions_topic: str) -> list[Resolved]:
+def due_now(conn: Connection) -> list[DueHold]:
+    """Holds whose time is over and that nobody else is deciding."""
+    return due(conn, list(load_programs(conn)), DUE_MOST)
+
+
+def decide_due(conn: Connection, ids: IdBlocks, topics: Outgoing) -> list[Resolved]:
     """Let the policy decide holds whose time is over, as each hold's own `on_timeout` says."""
-    holds = due(conn, list(load_programs(conn)), DUE_MOST)
+    return _time_out(conn, ids, topics, due_now(conn))
+
+
+def decide_one(conn: Connection, ids: IdBlocks, topics: Outgoing, hold: DueHold) -> list[Resolved]:
+    """Let the policy decide one hold whose time is over."""
+    return _time_out(conn, ids, topics, [hold])
+
+
+def _time_out(conn: Connection, ids: IdBlocks, topics: Outgoing, holds: Sequence[DueHold]) -> list[Resolved]:
     resolutions = [
         Resolution(hold.hold_id, hold.on_timeout, POLICY_ACTOR, "nobody decided before the hold was due")
         for hold in holds
     ]
     resolved = resolve(conn, ids, resolutions)
-    _tell(conn, [one for one in resolved if one.outcome == "resolved"], decisions_topic)
+    _tell(conn, [one for one in resolved if one.outcome == "resolved"], topics.decisions)
+    escalated = [one for one in resolved if one.outcome == "escalated"]
+    now = datetime.now(UTC)
+    alerts = [AlertMessage(alert="hold_escalated", at=one.at or now, hold_id=one.hold_id) for one in escalated]
+    enqueue(conn, [alert_message(topics.alerts, alert) for alert in alerts])
     return resolved
 
 

@@ -6,6 +6,7 @@ them is worth telling apart at run time. What is not committed comes again, so t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -53,6 +54,13 @@ def verdict(pulse: Pulse, limits: Limits, now: float, rss_mb: float) -> str | No
     if rss_mb > limits.rss_mb:
         return f"resident memory {rss_mb:.0f} MB over the limit of {limits.rss_mb} MB"
     return None
+
+
+async def tick(pulse: Pulse, seconds: float = 1.0) -> None:
+    """Tell the watchdog that the event loop turns, for ever."""
+    while True:
+        pulse.loop = time.monotonic()
+        await asyncio.sleep(seconds)
 
 
 class Watchdog(threading.Thread):

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ import faust
 import structlog
 from aiokafka.errors import KafkaError
 from faust.types import TP
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
-from alerts.metrics import LAG, Metrics
+from alerts.metrics import LAG, STAGE, Metrics
 from config import logs
 from config.settings import Settings
 from detectors.entity import Keys
@@ -26,19 +28,21 @@ from streams.app import build, pump
 from streams.batcher import Batcher, Outside, Ownership
 from streams.catalog import Catalog
 from streams.effects import Outgoing
+from streams.errors import dependency_down, described
 from streams.handoff import BatchParams
 from streams.holes import read_hole
 from streams.keys import model_key
 from streams.observing import Observer
 from streams.pipeline import Parts, Pipeline
 from streams.posting import Poster
-from streams.processes import engine_of, serve_metrics, tick
+from streams.processes import engine_of, serve_metrics, wait_for
 from streams.records import Log
 from streams.transport import App
 from streams.velocity_store import RedisVelocityStore
-from streams.watchdog import Limits, Pulse, Watchdog
+from streams.watchdog import Limits, Pulse, Watchdog, tick
 
 BROKER_LOOK_SECONDS = 10.0
+CLAIM_SECONDS = 22.0
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = structlog.get_logger()
@@ -61,6 +65,9 @@ class Partitions:
         claims = await asyncio.to_thread(self._claim, {part: bounds[part][0] for part in parts})
         for part, claimed in claims.items():
             first, end = bounds[part]
+            if self._trust_end and first > claimed.last_offset + 1:
+                log.critical("records are gone from the log", partition=part, last=claimed.last_offset, first=first)
+                os._exit(exits.LOST)
             if self._trust_end and end < claimed.last_offset + 1:
                 log.critical("the log was cut or made anew", partition=part, last=claimed.last_offset, offset=end)
                 os._exit(exits.LOG_CUT)
@@ -69,7 +76,20 @@ class Partitions:
         return {TP(self._log.topic, part): claimed.last_offset + 1 for part, claimed in claims.items()}
 
     def _claim(self, starts: Mapping[int, int]) -> dict[int, inbox.Claim]:
+        """Claim, waiting a while for a worker that still holds a row; PostgreSQL ends its session if it is frozen."""
+        deadline = time.monotonic() + CLAIM_SECONDS
+        while True:
+            try:
+                return self._claim_once(starts)
+            except DBAPIError as error:
+                if dependency_down(error) is None or time.monotonic() > deadline:
+                    raise
+                log.warning("cannot claim yet", error=described(error))
+                time.sleep(0.5)
+
+    def _claim_once(self, starts: Mapping[int, int]) -> dict[int, inbox.Claim]:
         with self._engine.begin() as conn:
+            conn.execute(text("SELECT set_config('lock_timeout', '3s', true)"))
             return inbox.claim(conn, self._log, starts, f"{self._settings.worker_id}/{os.getpid()}")
 
 
@@ -89,7 +109,9 @@ def compose(settings: Settings, where: Log, engine: Engine, metrics: Metrics) ->
     observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
     catalog = Catalog(engine, model_key(secret), metrics)
     topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
-    parts = Parts(engine, where, keys, catalog, observer, Poster(keys, IdBlocks()), topics, metrics)
+    decide_stage = metrics.histogram(STAGE, where.topic, "decide")
+    poster = Poster(keys, IdBlocks(), decide_stage.observe)
+    parts = Parts(engine, where, keys, catalog, observer, poster, topics, metrics)
     return Stages(Pipeline(parts), observer, catalog)
 
 
@@ -99,6 +121,7 @@ def run(settings: Settings, topic: str) -> None:
     metrics = Metrics()
     serve_metrics(settings, metrics)
     engine = engine_of(settings, settings.worker_id)
+    wait_for(engine)
     where = Log(settings.log_id or asyncio.run(kafka.cluster_id(settings.required("kafka_url"))), topic)
     stages = compose(settings, where, engine, metrics)
     ownership, pulse = Ownership(), Pulse()
@@ -141,7 +164,13 @@ def _attach(app: App, tasks: list[Any]) -> None:
 
     @app.task  # type: ignore[untyped-decorator]  # Faust brings no types for it
     async def beside() -> None:
-        await asyncio.gather(*tasks)
+        try:
+            await asyncio.gather(*tasks)
+        except Exception as error:  # an exception that travelled into Faust might acknowledge what is not done
+            log.critical(
+                "a task beside the stream failed", error=described(error), exc_info=True, code=exits.UNEXPECTED
+            )
+            os._exit(exits.UNEXPECTED)
 
 
 async def _show_lag(app: App, topic: str, metrics: Metrics) -> None:
@@ -165,4 +194,7 @@ async def _watch_broker(settings: Settings, app: App, topic: str, pulse: Pulse) 
             pulse.broker_lag = None
             log.warning("broker does not answer", service="kafka", error=repr(error))
         else:
-            pulse.broker_lag = sum(max(0, bounds[part][1] - offset) for part, offset in reached.items())
+            lag = sum(max(0, bounds[part][1] - offset) for part, offset in reached.items())
+            if not pulse.broker_lag:
+                pulse.beat()  # the watchdog's clock starts with the lag
+            pulse.broker_lag = lag

@@ -132,9 +132,7 @@ class World:
 
     async def produce(self, events: list[dict[str, object]]) -> None:
         """Send events and wait for the broker; each is recorded in its partition's order once it is acknowledged."""
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self.places.kafka, acks="all", linger_ms=5
-        )
+        producer = AIOKafkaProducer(bootstrap_servers=self.places.kafka, acks="all", linger_ms=5)
         await producer.start()
         try:
             for event in events:

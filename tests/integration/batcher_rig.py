@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -77,7 +78,7 @@ class Rig:
         self.stopping = False
         self.desk.run(self._run(batches, until or (lambda: len(self.acks) >= len(batches)), orderly))
 
-    async def _run(self, batches: Sequence[RecordBatch], until: Callable[[], bool], orderly: bool) -> None:  # noqa: FBT001  # as given
+    async def _run(self, batches: Sequence[RecordBatch], until: Callable[[], bool], orderly: bool) -> None:
         made = Batcher(
             self.desk.stages.pipeline,
             self.ownership,
@@ -114,6 +115,6 @@ class Rig:
 def make_rig(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A rig whose exits are caught and whose backing off is short."""
     rig = Rig(desk)
-    monkeypatch.setattr(batcher.os, "_exit", rig.exit)
+    monkeypatch.setattr(os, "_exit", rig.exit)
     monkeypatch.setattr(batcher, "BACKOFF_SECONDS_MAX", 0.01)
     return rig

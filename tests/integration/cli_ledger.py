@@ -44,7 +44,7 @@ class Desk:
         arrivals = tuple(Arrival(one, _event(one), one.observed_ms, one.observed_ms) for one in records)
         velocity = np.zeros((len(arrivals), len(VELOCITY_FEATURES)))
         with self.engine.begin() as conn:
-            inbox.admit(conn, LOG, records)
+            inbox.admit(conn, LOG, records, self.keys.payload_hash)
             poster = Poster(self.keys, self.ids)
             rows = poster.post(conn, Arrivals(arrivals, velocity, cold=False), self.judge, load_programs(conn))
             decisions.insert(conn, LOG, rows, self.judge.policy.policy.version, None)

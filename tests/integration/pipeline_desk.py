@@ -147,7 +147,9 @@ class Desk:
         """Another worker's stages for another log, over the same database and store; partition 0 claimed."""
         stages = compose(self.settings, log, self.engine, self.metrics)
         stages.observer._store = self.stages.observer._store
-        other = Desk(self.engine, self.settings, stages, self.metrics, self.runner, log, part=Partition(topic=log.topic))
+        other = Desk(
+            self.engine, self.settings, stages, self.metrics, self.runner, log, part=Partition(topic=log.topic)
+        )
         other.claim(0)
         return other
 

@@ -107,7 +107,7 @@ def test_a_deadlock_is_tried_again(desk: Desk, rig: Rig, monkeypatch: pytest.Mon
 
 
 def test_a_lost_reply_to_commit(desk: Desk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Committed, but the reply never came: the same transaction again finds the progress row moved and posts nothing."""
+    """Committed, but the reply never came: the same transaction again finds progress made and posts nothing."""
     real, lost = desk.stages.pipeline.commit, [True]
 
     def commit(prepared: pipeline.Prepared) -> pipeline.Committed:
@@ -125,7 +125,7 @@ def test_a_lost_reply_to_commit(desk: Desk, rig: Rig, monkeypatch: pytest.Monkey
 
 
 def test_one_event_that_violates_a_check(desk: Desk, rig: Rig) -> None:
-    """A record the database refuses is buried alone, in the transaction that passes it; the rest of its batch is posted."""
+    """A record the database refuses is buried alone, in the transaction that passes it; the others are posted."""
     with desk.engine.begin() as conn:
         conn.execute(text("ALTER TABLE decision ADD CONSTRAINT no_poison CHECK (event_id <> 'poison')"))
     first = desk.part.records(event(id="e-0"), event(id="poison", account="secret-account"), event("redeem", id="e-2"))
@@ -149,8 +149,8 @@ def test_one_event_that_our_code_cannot_post(desk: Desk, rig: Rig, monkeypatch: 
             raise KeyError("secret-account")
 
     spy(monkeypatch, desk.stages.pipeline._parts.poster, "post", fail)
-    bad = [event(id="poison"), b"{", event(id="e-2"), event(id="e-2")]
-    rig.run(rig.batch(desk.part.records(event(id="e-0"), *bad)))
+    twice = event(id="e-2")
+    rig.run(rig.batch(desk.part.records(event(id="e-0"), event(id="poison"), b"{", twice, twice)))
     assert desk.outcomes() == dict.fromkeys(("e-0", "e-2"), ("approve", "posted"))
     letters = {row.offset: row.error for row in desk.rows("SELECT * FROM dead_letter")}
     assert letters == {1: "processing_failed", 2: "not_json"}
@@ -181,7 +181,7 @@ def test_failures_in_a_row_end_the_worker(desk: Desk, rig: Rig, monkeypatch: pyt
     desk.stages.pipeline._health = SourceHealth(QuarantineLimits(failures_in_row=3))
     spy(monkeypatch, desk.stages.pipeline._parts.poster, "post", lambda *_: 1 / 0)
     rig.run(rig.batch(desk.part.records(*(event() for _ in range(10)))))
-    assert (rig.exits[0], rig.acks, desk.count("dead_letter"), desk.progress()) == (exits.UNEXPECTED, [], 3, 2)
+    assert (rig.exits[0], rig.acks, desk.count("dead_letter"), desk.progress()) == (exits.FAULT, [], 3, 2)
 
 
 def test_the_store_is_away(desk: Desk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,9 @@ def test_a_hole_is_filled_before_what_follows(desk: Desk, rig: Rig, batch_max: i
 
     That holds for a hole between two batches as for one within a batch.
     """
-    records = desk.part.records(event(id="e-0", points=1), event(id="e-1", points=50), b"{", event("redeem", points=51, id="e-3"))
+    records = desk.part.records(
+        event(id="e-0", points=1), event(id="e-1", points=50), b"{", event("redeem", points=51, id="e-3")
+    )
     gives(rig, records)
     rig.max_records = batch_max
     rig.run(rig.batch(records[:1]), rig.batch(records[3:]))
@@ -107,7 +109,7 @@ def test_a_hole_that_cannot_be_read_restarts_the_worker(desk: Desk, rig: Rig) ->
 
 
 def test_a_hole_that_is_no_longer_ours(desk: Desk, rig: Rig) -> None:
-    """A partition lost while the hole was read: everything of it is dropped, for its next owner sees the hole as well."""
+    """A partition lost while the hole was read: all of it is dropped, for its next owner sees the hole, too."""
 
     async def read(_hole: Hole) -> list[Any]:
         rig.ownership.release()
@@ -144,7 +146,7 @@ def test_a_log_that_begins_behind_the_hole(kafka_broker: Any, monkeypatch: pytes
     """When retention has passed the hole, the reader says that records are lost instead of giving what is left."""
     topic = f"hole-{uuid.uuid4().hex[:8]}"
 
-    class Trimmed(AIOKafkaConsumer):
+    class Trimmed(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka brings no types
         async def beginning_offsets(self, partitions: Any) -> Any:
             return dict.fromkeys(await super().beginning_offsets(partitions), 4)
 
@@ -155,3 +157,15 @@ def test_a_log_that_begins_behind_the_hole(kafka_broker: Any, monkeypatch: pytes
 
     with pytest.raises(LostRecords, match="starts at 4, needed from 3"):
         asyncio.run(scenario())
+
+
+def test_a_database_that_was_set_back_gets_everything_again(desk: Desk, rig: Rig) -> None:
+    """After a failover the worker remembers more than the database: the log is read again from where that stands."""
+    records = desk.part.records(*(event(id=f"e-{n}", points=1) for n in range(6)))
+    gives(rig, records)
+    rig.ownership.committed[0] = 3  # as before the failover; the database has nothing
+    rig.run(rig.batch(records[4:]))
+    assert [(hole.first, hole.last) for hole in rig.asked] == [(0, 3)]
+    assert sorted(desk.outcomes()) == [f"e-{n}" for n in range(6)]
+    assert (desk.balance("ann"), desk.progress(), rig.ownership.committed) == (6, 5, {0: 5})
+    desk.verified()

@@ -88,7 +88,7 @@ def test_a_batch_that_does_not_join_on_is_a_hole(desk: Desk) -> None:
 
 
 def test_offsets_without_records_are_no_hole(desk: Desk) -> None:
-    """Control records and compaction leave gaps that the batch covers: from before its first record to behind its last."""
+    """Control records and compaction leave gaps that the batch covers, before its first record and behind its last."""
     records = desk.part.records(event(id="e-0"))
     desk.deliver(records)
     desk.part.next_offset = 3
@@ -150,7 +150,9 @@ def test_pieces_of_a_batch_cover_exactly_its_offsets(desk: Desk) -> None:
     epoch = desk.epochs[0]
     spans = (Span(0, 0, 3, epoch), Span(0, 4, 7, epoch), Span(0, 8, 9, epoch))
     prepared = desk.prepare(records, *spans)
-    pieces = [(piece.spans[0].covers_from, piece.spans[0].last_offset, len(piece.records)) for piece in prepared.singles()]
+    pieces = [
+        (piece.spans[0].covers_from, piece.spans[0].last_offset, len(piece.records)) for piece in prepared.singles()
+    ]
     assert pieces == [(0, 0, 1), (1, 1, 1), (2, 3, 1), (4, 7, 1), (8, 9, 0)]
     for piece in prepared.singles():
         desk.stages.pipeline.commit(piece)

@@ -10,6 +10,7 @@ from alerts.metrics import EVENTS, POINTS
 from ledger.holds import Resolution
 from ledger.queries import balance
 from streams import review
+from streams.effects import Outgoing
 from tests.integration.pipeline_desk import LIVE, SIMULATION, Desk, event
 
 LARGE = 1000
@@ -83,7 +84,9 @@ def test_a_fact_beyond_the_balance_becomes_arrears(desk: Desk) -> None:
 
 def test_a_suspicious_fact_is_posted_and_marked(desk: Desk) -> None:
     """What the policy would have stopped but has happened is posted, marked and told; it teaches no model."""
-    desk.send(event("redeem", id="r-1", points=LARGE, fulfilled=True), event("redeem", id="r-2", points=5, fulfilled=True))
+    desk.send(
+        event("redeem", id="r-1", points=LARGE, fulfilled=True), event("redeem", id="r-2", points=5, fulfilled=True)
+    )
     rows = {row.event_id: (row.outcome, row.code, row.suspicious) for row in desk.rows("SELECT * FROM decision")}
     assert rows == {"r-1": ("approve", "posted", True), "r-2": ("approve", "posted", False)}
     assert [(alert["alert"], alert["id"]) for alert in desk.said("points.alerts")] == [("suspicious_fact", "r-1")]
@@ -170,7 +173,12 @@ def test_a_held_earn_that_is_approved(desk: Desk) -> None:
 
     (resolved,) = resolve(desk, hold_id, "post")
     (late,) = resolve(desk, hold_id, "void", "somebody else")
-    assert (resolved.outcome, late.outcome, late.verdict, late.actor) == ("resolved", "already_resolved", "post", "analyst")
+    assert (resolved.outcome, late.outcome, late.verdict, late.actor) == (
+        "resolved",
+        "already_resolved",
+        "post",
+        "analyst",
+    )
     assert points(desk) == (LARGE, 0, 0, 0)
     labels = desk.rows("SELECT decision_id, label, origin FROM label_pending")
     assert [tuple(row) for row in labels] == [(hold_id, 0, "review")]
@@ -224,7 +232,7 @@ def test_what_nobody_decided_is_decided_by_the_policy(desk: Desk) -> None:
 
     def timeouts() -> dict[str, str | None]:
         with desk.engine.begin() as conn:
-            done = review.decide_due(conn, desk.ids, "points.decisions")
+            done = review.decide_due(conn, desk.ids, Outgoing("points.decisions", "points.alerts"))
         names = {row.decision_id: row.type for row in desk.rows("SELECT decision_id, type FROM decision")}
         return {names[one.hold_id]: one.verdict for one in done}
 

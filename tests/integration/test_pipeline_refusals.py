@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from alerts.metrics import DEAD_LETTERS
+from ledger.programs import create_program
 from streams.deadletters import SealedPackError, unpack
 from streams.quarantine import QuarantineLimits, SourceHealth
 from tests.integration.bad_records import HEADERS, bad_records
@@ -36,7 +37,9 @@ def test_every_dead_letter_is_told_and_can_be_recovered(desk: Desk) -> None:
     """Each refusal is one alert that names place and reason but no content; headers and body come back as they were."""
     bad = bad_records(LIVE)
     desk.deliver([desk.part.record(one.value, one.headers) for one in bad])
-    alerts = {alert["offset"]: (alert["alert"], alert["error"], alert.get("field")) for alert in desk.said("points.alerts")}
+    alerts = {
+        alert["offset"]: (alert["alert"], alert["error"], alert.get("field")) for alert in desk.said("points.alerts")
+    }
     assert alerts == {i: ("dead_letter", one.error, one.field or None) for i, one in enumerate(bad)}
     for row in desk.rows("SELECT * FROM dead_letter"):
         one = bad[row.offset]
@@ -103,7 +106,9 @@ def test_points_over_the_bounds_of_the_policy_are_held(desk: Desk) -> None:
 
 def test_a_time_from_the_future_is_clamped_and_posted(desk: Desk) -> None:
     """A live programme takes a claim for at most 5 minutes after the record's time, and for at least 24 h before it."""
-    desk.send(event(id="future", occurred_at="2026-03-09T02:00:00Z"), event(id="past", occurred_at="2020-01-01T00:00:00Z"))
+    desk.send(
+        event(id="future", occurred_at="2026-03-09T02:00:00Z"), event(id="past", occurred_at="2020-01-01T00:00:00Z")
+    )
     times = {row.event_id: row for row in desk.rows("SELECT * FROM decision")}
     observed = times["future"].observed_at
     assert observed.timestamp() * 1000 == NOW_MS
@@ -115,11 +120,7 @@ def test_a_time_from_the_future_is_clamped_and_posted(desk: Desk) -> None:
 def test_a_programme_that_is_made_later_is_found_at_once(desk: Desk) -> None:
     """An unknown programme makes the worker look again before it refuses, so a new one needs no restart."""
     with desk.engine.begin() as conn:
-        conn.execute(text("INSERT INTO program (program, mode) VALUES ('new', 'live')"))
-        conn.execute(
-            text("""INSERT INTO account (program, kind, name, opened_at)
-                    SELECT 'new', 'control', c, now() FROM unnest(ARRAY['issued', 'redeemed', 'expired', 'clawback', 'adjust']) AS c""")
-        )
+        create_program(conn, "new", "live")
     desk.send(event(id="e-1", program="new"))
     assert desk.outcomes() == {"e-1": ("approve", "posted")}
 

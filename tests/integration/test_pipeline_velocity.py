@@ -1,16 +1,17 @@
 """The velocity store between the batches: flushed, rebuilt, away; and the times that are observed."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import redis
 from aiokafka import ConsumerRecord
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from alerts.metrics import VELOCITY_COLD
 from detectors.velocity import VELOCITY_FEATURES
-from streams.observing import epoch_token
+from streams.observing import Observer, epoch_token
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
 from tests.integration.pipeline_desk import NOW_MS, SIMULATION, Desk, event, velocity_of
 
@@ -82,7 +83,9 @@ def test_a_live_programme_is_rebuilt_by_the_databases_clock(desk: Desk, redis_ur
     assert velocity_of(prepared, "device.count_7d") == [2.0]
 
 
-def test_the_rebuild_takes_as_many_rounds_as_it_needs(desk: Desk, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rebuild_takes_as_many_rounds_as_it_needs(
+    desk: Desk, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """History is read in parts, and events that came since the flush count once."""
     desk.send(*history())
     flush(redis_url)
@@ -90,8 +93,9 @@ def test_the_rebuild_takes_as_many_rounds_as_it_needs(desk: Desk, redis_url: str
     monkeypatch.setattr("streams.observing.CHUNK_ROWS", 5)
     assert desk.run(desk.stages.observer.warm_up()) == len(history()) + 1
     counts = probe(desk)[:, VELOCITY_FEATURES.index("velocity.account.count_24h")]
-    seen = desk.rows("""SELECT count(*) + (SELECT count(*) FROM decision t WHERE t.type = 'transfer'
-                          AND t.event ->> 'to' = d.account) AS events FROM decision d GROUP BY account ORDER BY account""")
+    seen = desk.rows("""
+        SELECT count(*) + (SELECT count(*) FROM decision t WHERE t.type = 'transfer' AND t.event ->> 'to' = d.account)
+            AS events FROM decision d GROUP BY account ORDER BY account""")
     assert counts.tolist() == [float(row.events) for row in seen]
 
 
@@ -121,7 +125,7 @@ def test_one_worker_at_a_time_rebuilds(desk: Desk, redis_url: str) -> None:
 
 
 def test_on_cold_velocity_outflows_wait(desk: Desk, redis_url: str) -> None:
-    """Between flush and rebuild: requests are held, small inflows are posted and marked, large ones held, facts posted."""
+    """Between flush and rebuild: requests are held, small inflows posted and marked, large ones held, facts posted."""
     desk.send(event(id="e-0", points=400))
     flush(redis_url)
     desk.send(
@@ -216,10 +220,53 @@ def test_a_simulations_clock_never_goes_back(desk: Desk) -> None:
 def test_velocity_in_a_simulation_is_of_its_own_time(desk: Desk) -> None:
     """Windows end at the event's time, so an old file counts as it did when it happened."""
     at = {"program": SIMULATION, "device": "d-1"}
-    desk.send(event(id="e-1", occurred_at="2019-05-01T10:00:00Z", **at), event(id="e-2", occurred_at="2019-05-01T10:00:30Z", **at))
+    desk.send(
+        event(id="e-1", occurred_at="2019-05-01T10:00:00Z", **at),
+        event(id="e-2", occurred_at="2019-05-01T10:00:30Z", **at),
+    )
     records = desk.part.records(
-        event(id="e-3", occurred_at="2019-05-01T10:01:15Z", **at), event(id="e-4", occurred_at="2019-05-03T10:00:00Z", **at)
+        event(id="e-3", occurred_at="2019-05-01T10:01:15Z", **at),
+        event(id="e-4", occurred_at="2019-05-03T10:00:00Z", **at),
     )
     prepared = desk.prepare(records)
     assert velocity_of(prepared, "device.count_1m") == [1.0, 0.0]
     assert velocity_of(prepared, "device.count_7d") == [2.0, 3.0]
+
+
+def test_a_batch_in_flight_survives_a_rebuild(desk: Desk, redis_url: str) -> None:
+    """Observed before the store was lost and committed after it was rebuilt: the next event counts it all the same."""
+    first = desk.prepare(desk.part.records(*(event(id=f"i-{n}", account=f"a{n}", device="one") for n in range(5))))
+    flush(redis_url)
+    desk.run(desk.stages.observer.warm_up())
+    desk.stages.pipeline.commit(first)
+    after = desk.prepare(desk.part.records(event(id="i-9", account="b", device="one")))
+    column = VELOCITY_FEATURES.index("velocity.device.accounts_7d")
+    assert (after.velocity[0, column], after.cold) == (5.0, False)
+
+
+def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk: Desk, redis_url: str) -> None:
+    """Another worker made the store anew while this one's batch was in flight: it is put back at the next look."""
+    first = desk.prepare(desk.part.records(*(event(id=f"i-{n}", account=f"a{n}", device="one") for n in range(5))))
+    flush(redis_url)
+    store = RedisVelocityStore.connect(redis_url, None)
+    assert desk.run(Observer(store, desk.engine, desk.keys).warm_up()) == 0
+    desk.run(store.close())
+    assert desk.run(desk.stages.observer.warm_up()) == 0
+    desk.stages.pipeline.commit(first)
+    after = desk.prepare(desk.part.records(event(id="i-9", account="b", device="one")))
+    column = VELOCITY_FEATURES.index("velocity.device.accounts_7d")
+    assert (after.velocity[0, column], after.cold) == (5.0, False)
+
+
+def test_looking_after_the_store_survives_a_database_that_is_away(desk: Desk) -> None:
+    """The look is repeated; it never ends the worker because PostgreSQL does not answer for a moment."""
+    gone = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1})
+    observer = Observer(desk.stages.observer._store, gone, desk.keys)
+
+    async def look() -> bool:
+        task = asyncio.ensure_future(observer.keep_warm(0.0))
+        done, _ = await asyncio.wait({task}, timeout=0.5)
+        task.cancel()
+        return not done
+
+    assert desk.run(look())

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
@@ -25,6 +26,7 @@ from alerts.metrics import (
     Metrics,
 )
 from streams import kafka, outbox
+from streams.effects import Outgoing
 from streams.outbox import Message
 from streams.relay import Relay, RelayParams
 from streams.watchdog import Pulse
@@ -54,7 +56,9 @@ class Broker:
 
 def relay_of(desk: Desk, producer: Any, most: int = 2000) -> Relay:
     """A relay over the desk's database, with pauses that take no time."""
-    params = RelayParams("points.decisions", most, idle_seconds=0.0, housekeeping_seconds=0.0)
+    params = RelayParams(
+        Outgoing("points.decisions", "points.alerts"), most, idle_seconds=0.0, housekeeping_seconds=0.0
+    )
     return Relay(desk.engine, producer, desk.metrics, Pulse(), params)
 
 
@@ -118,7 +122,7 @@ def test_the_loop_waits_for_the_broker(desk: Desk, monkeypatch: pytest.MonkeyPat
     unready: list[float] = []
     real = asyncio.sleep
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_seconds: float) -> None:
         unready.append(gauge(desk, READY, "kafka"))
         await real(0)
 
@@ -138,7 +142,7 @@ def test_the_loop_waits_for_the_database(desk: Desk, monkeypatch: pytest.MonkeyP
     def take(*args: Any) -> list[Message]:
         if failures:
             failures.pop()
-            raise OperationalError("SELECT", {}, Exception("connection refused"))
+            raise OperationalError("SELECT", {}, psycopg.OperationalError("connection refused"))
         return real_take(*args)
 
     monkeypatch.setattr("streams.relay.outbox.take", take)
@@ -173,16 +177,18 @@ def test_a_message_whose_transaction_commits_late_is_not_skipped(desk: Desk) -> 
 
 def test_a_batch_that_rolls_back_publishes_nothing(desk: Desk) -> None:
     """Messages live and die with the transaction that caused them."""
-    with pytest.raises(ZeroDivisionError), desk.engine.begin() as conn:
+    with desk.engine.connect() as conn:
         outbox.enqueue(conn, [Message("points.alerts", b"k", b"never")])
-        raise ZeroDivisionError
+        conn.rollback()
     assert desk.run(relay_of(desk, Broker()).publish()) == 0
 
 
 def test_housekeeping_shows_what_is_open(desk: Desk) -> None:
     """Holds by kind with their points, the age of the oldest by its programme's clock, and the outbox."""
     at = {"program": SIMULATION, "occurred_at": "2020-01-01T00:00:00Z"}
-    desk.send(event(id="e-1", points=2_000, **at), event(id="e-2", points=3_000, **at), event(id="e-3", points=50, **at))
+    desk.send(
+        event(id="e-1", points=2_000, **at), event(id="e-2", points=3_000, **at), event(id="e-3", points=50, **at)
+    )
     relay = relay_of(desk, Broker())
     assert relay.keep_house() == 0
     desk.send(event(id="e-4", program=SIMULATION, occurred_at="2020-01-01T00:05:00Z"))
@@ -264,7 +270,7 @@ def test_a_relay_without_work_costs_no_database(database: str) -> None:
     """On an empty ledger housekeeping and publishing do nothing and fail at nothing."""
     engine = create_engine(database)
     metrics = Metrics()
-    relay = Relay(engine, Broker(), metrics, Pulse(), RelayParams("points.decisions"))  # type: ignore[arg-type]  # a stand-in
+    relay = Relay(engine, Broker(), metrics, Pulse(), RelayParams(Outgoing("points.decisions", "points.alerts")))
     assert (asyncio.run(relay.publish()), relay.keep_house()) == (0, 0)
     with engine.connect() as conn:
         assert conn.execute(text("SELECT count(*) FROM review_decision")).scalar_one() == 0

@@ -1,13 +1,14 @@
-"""Where a worker goes on reading after an assignment: behind what PostgreSQL says is committed, whatever Kafka noted."""
+"""Where a worker goes on reading after an assignment: behind what PostgreSQL has, whatever Kafka noted."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import NoReturn
 
 import pytest
 from faust.types import TP
 
-from streams import batcher, exits, kafka
+from streams import exits, kafka
 from streams.batcher import Ownership
 from streams.records import Span
 from streams.worker import Partitions
@@ -36,7 +37,7 @@ def log_has(monkeypatch: pytest.MonkeyPatch, bounds: Mapping[int, tuple[int, int
 
 
 def test_reading_goes_on_behind_the_progress_row(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claimed with a new epoch; a partition seen before goes on behind its last offset, a new one at its log's start."""
+    """Claimed with a new epoch; a partition seen before goes on behind its last offset, a new one at its start."""
     desk.send(event(), event(), event())
     log_has(monkeypatch, {0: (0, 10), 2: (100, 120)})
     ownership, topic = Ownership(), desk.log.topic
@@ -72,7 +73,7 @@ def test_a_log_that_was_cut_stops_the_worker(
         codes.append(code)
         raise Ended
 
-    monkeypatch.setattr(batcher.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     log_has(monkeypatch, {0: (0, end)})
     work = partitions(desk, Ownership(), trust=trust).positions({TP(desk.log.topic, 0)})
     if stops:
@@ -89,7 +90,11 @@ def test_ownership_follows_claims_and_commits() -> None:
     ownership = Ownership()
     ownership.take(0, 7, 41)
     mine, old = Span(0, 42, 50, 7), Span(0, 42, 60, 6)
-    assert (ownership.holds([mine]), ownership.holds([mine, old]), ownership.holds([Span(1, 0, 1, 7)])) == (True, False, False)
+    assert (ownership.holds([mine]), ownership.holds([mine, old]), ownership.holds([Span(1, 0, 1, 7)])) == (
+        True,
+        False,
+        False,
+    )
     ownership.reached([mine, old])
     ownership.reached([Span(0, 42, 45, 7)])
     assert ownership.committed == {0: 50}

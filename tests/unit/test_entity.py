@@ -136,3 +136,11 @@ def test_weak_secrets_and_versions_are_refused() -> None:
         Keys(b"short")
     with pytest.raises(ValueError, match="1 to 255"):
         Keys(SECRET, version=0)
+
+
+def test_payload_hashes_are_keyed() -> None:
+    """Equal bodies hash equal under one secret; another secret gives another hash, so none can be searched for."""
+    one, other = Keys(b"a" * 32), Keys(b"b" * 32)
+    assert one.payload_hash(b"body") == one.payload_hash(b"body") != one.payload_hash(b"body2")
+    assert one.payload_hash(b"body") != other.payload_hash(b"body")
+    assert len(one.payload_hash(b"body")) == 16

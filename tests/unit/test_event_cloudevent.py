@@ -2,7 +2,7 @@
 
 import pytest
 
-from detectors.event import Event, Invalid, decode, payload_hash
+from detectors.event import Event, Invalid, canonical, decode
 from tests.unit.event_samples import REQUIRED, full, least, raw
 
 MOVED = {"id": "ce_id", "source": "ce_source", "type": "ce_type", "occurred_at": "ce_time", "account": "ce_subject"}
@@ -38,7 +38,7 @@ def test_both_wire_forms_are_the_same_event(kind: str) -> None:
     for fields in (least(kind), full(kind)):
         event = accepted(*binary(fields))
         assert event == decode(raw(fields))
-        assert payload_hash(event) == payload_hash(accepted(raw(fields), []))
+        assert canonical(event) == canonical(accepted(raw(fields), []))
 
 
 def test_fields_may_stand_in_both_places_when_they_agree() -> None:

@@ -6,7 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.event import REMEDIES, Invalid, decode, encode, payload_hash
+from detectors.event import REMEDIES, Invalid, canonical, decode, encode
 from tests.unit.event_samples import REQUIRED, full, least, raw
 
 NAMES = sorted({name for kind in REQUIRED for name in full(kind)})
@@ -41,7 +41,9 @@ def check(value: bytes, headers: list[tuple[str, bytes]]) -> None:
         (answer.field + answer.detail + (answer.source or "") + (answer.event_id or "")).encode()
     else:
         assert decode(encode(answer)) == answer
-        assert len(payload_hash(answer)) == 16
+        again = decode(canonical(answer))
+        assert not isinstance(again, Invalid)
+        assert canonical(again) == canonical(answer)
 
 
 @settings(max_examples=400, deadline=None)
