@@ -8,6 +8,7 @@ metrics on a registry of its own and serves them on a port of its own (no multi-
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -142,11 +143,15 @@ METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) 
 
 
 class Metrics:
-    """The metrics of one process on one registry; `metrics[EVENTS]` is the prometheus-client object of `EVENTS`."""
+    """The metrics of one process on one registry, each made when it is first used.
+
+    So a process exports only what it measures, and no zero of another's.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._built = {metric.name: _build(metric, self.registry) for metric in METRICS}
+        self._built: dict[str, MetricWrapperBase] = {}
+        self._lock = Lock()
 
     def counter(self, metric: Metric, *labels: str) -> Counter:
         """The counter of `metric` with its label values in order."""
@@ -161,7 +166,8 @@ class Metrics:
         return self._labelled(metric, labels)  # type: ignore[return-value]  # the kind is fixed by the list
 
     def _labelled(self, metric: Metric, labels: tuple[str, ...]) -> MetricWrapperBase:
-        built = self._built[metric.name]
+        with self._lock:
+            built = self._built.get(metric.name) or self._built.setdefault(metric.name, _build(metric, self.registry))
         return built.labels(*labels) if labels else built
 
 

@@ -24,8 +24,11 @@ from ledger.ids import IdBlocks
 from ledger.queries import HoldFilter, HoldView, balance, find_hold, open_holds
 from streams.review import decide
 
+HOLD_ID_MAX = 2**63 - 1
 Lang = Annotated[Literal["en", "zh"], typer.Option(help="Language of the reasons.")]
-HoldIds = Annotated[list[int], typer.Argument(metavar="HOLD…", help="Hold ids, as `holds list` shows them.")]
+HoldIds = Annotated[
+    list[int], typer.Argument(metavar="HOLD…", min=1, max=HOLD_ID_MAX, help="Hold ids, as `holds list` shows them.")
+]
 Why = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 Actor = Annotated[str | None, typer.Option(help="Who decides (default: this computer's user).")]
 
@@ -36,7 +39,10 @@ SELECT decision_id, type, outcome, code, score, reasons::text AS reasons, event:
        model_version, occurred_at, decided_at
   FROM decision WHERE decision_id = ANY(:ids)""")
 _POLICY = text("SELECT document FROM policy WHERE version = :version")
-_COUNT = text("SELECT count(*) FROM hold WHERE resolved_at IS NULL")
+_COUNT = text("""
+SELECT count(*) FROM hold h JOIN account a USING (account_id)
+ WHERE h.resolved_at IS NULL AND (CAST(:program AS text) IS NULL OR h.program = :program)
+   AND (CAST(:account AS text) IS NULL OR a.name = :account) AND (CAST(:kind AS text) IS NULL OR h.kind = :kind)""")
 _reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
 
 
@@ -57,7 +63,8 @@ def list_(
             return
         decided = _decisions(conn, [hold.hold_id for hold in holds])
         policies = _Policies(conn)
-        say(f"{len(holds)} of {conn.execute(_COUNT).scalar_one():,} open holds, the oldest first")
+        count = conn.execute(_COUNT, {"program": program, "account": account, "kind": kind}).scalar_one()
+        say(f"{len(holds)} of {count:,} open holds, the oldest first")
         for hold in holds:
             reasons = policies.texts(decided.get(hold.hold_id), lang)
             more = f" [dim](and {len(reasons) - 1} more)[/]" if len(reasons) > 1 else ""
@@ -69,7 +76,7 @@ def list_(
 
 @app.command()
 def show(
-    hold_id: Annotated[int, typer.Argument(metavar="HOLD", help="The hold's id.")],
+    hold_id: Annotated[int, typer.Argument(metavar="HOLD", min=1, max=HOLD_ID_MAX, help="The hold's id.")],
     lang: Lang = "en",
     data_dir: DataDir = None,
 ) -> None:

@@ -26,13 +26,14 @@ AHEAD_SECONDS = 0.002
 
 
 class Record(NamedTuple):
-    """A record to produce; `id` is its event's id, `at_ms` the event's time."""
+    """A record to produce; `id` is its event's id, `at_ms` the event's time. Without `part` the key decides."""
 
     id: str
     at_ms: int
     topic: str
     key: bytes
     value: bytes
+    part: int | None = None
 
 
 class Place(NamedTuple):
@@ -70,7 +71,7 @@ class KafkaBus:
 
     async def send(self, record: Record) -> asyncio.Future[Place]:
         """Queue the record, waiting while the producer's buffer is full."""
-        sent = await self._producer.send(record.topic, key=record.key, value=record.value)
+        sent = await self._producer.send(record.topic, key=record.key, value=record.value, partition=record.part)
         return asyncio.ensure_future(_placed(sent))
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import text
 
 from cli.context import DataDir, database, out, say, settings_of
 from cli.errors import CommandError
 from cli.holds import moment
+from detectors.event_refusal import CONTROL
+from detectors.event_types import ID_LENGTH_MAX
 from ledger.programs import ProgramError, create_program
 
 app = typer.Typer(help="Loyalty programmes: list, create.", no_args_is_help=True)
@@ -30,7 +33,7 @@ def list_(data_dir: DataDir = None) -> None:
             table.add_column(title, justify="right" if title == "members" else "left")
         for row in conn.execute(_LIST):
             clock = "the database's" if row.mode == "live" else moment(row.clock)
-            table.add_row(row.program, row.mode, clock, f"{row.members:,}", moment(row.created_at))
+            table.add_row(escape(row.program), row.mode, clock, f"{row.members:,}", moment(row.created_at))
         out.print(table)
 
 
@@ -41,10 +44,15 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Create a programme, live unless told otherwise. Until it exists, its events are kept as dead letters."""
+    if not 1 <= len(name) <= ID_LENGTH_MAX or CONTROL.search(name):
+        raise CommandError(
+            "no event can carry this name",
+            f"take 1 to {ID_LENGTH_MAX} characters, no line breaks or other control ones",
+        )
     with database(settings_of(data_dir)) as engine:
         try:
             with engine.begin() as conn:
                 made = create_program(conn, name, "simulation" if simulation else "live")
         except ProgramError as error:
             raise CommandError(str(error), "see `pointguard program list`") from error
-    say(f"Programme {made.name} is there, {made.mode}; workers know it within a few seconds.")
+    say(f"Programme {escape(made.name)} is there, {made.mode}; workers know it within a few seconds.")

@@ -26,6 +26,9 @@ from cli.running import running, simulation_programme
 from config.settings import Settings
 from detectors.event import Invalid, decode
 
+REPLAY_PART = 0
+"""All of a replay goes to one partition, so that velocity sees the rows in the file's order, and sees it every time."""
+
 
 def replay(
     file: Annotated[Path, typer.Argument(help="CSV or JSON lines, gzip too.")],
@@ -128,4 +131,4 @@ def _deliver(plan: ReplayPlan, settings: Settings, outcomes: Outcomes, seen: _Se
 
 
 def _record(event: Planned, topic: str) -> Record:
-    return Record(event.id, event.at_ms, topic, event.key, event.value)
+    return Record(event.id, event.at_ms, topic, event.key, event.value, REPLAY_PART)

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis import Redis
+from redis.exceptions import RedisError
+
 from cli.supervisor import Supervisor
 from config import settings as configuration
 from config.settings import Settings
-from embedded.process import free_port
+from embedded.process import ServiceError, free_port
 from embedded.services import Services
 from ledger.migrate import migrate
 from streams import setup
@@ -55,6 +58,7 @@ def stack(settings: Settings, size: Size = Size(), say: Callable[[str], None] = 
                 apache_kafka=size.apache_kafka,
             )
         )
+        _ask_redis(services.urls.redis)
         say("services answer; bringing the schema up to date")
         filled = settings.model_copy(
             update={
@@ -79,6 +83,15 @@ def stack(settings: Settings, size: Size = Size(), say: Callable[[str], None] = 
             port = ["--metrics-port", str(metrics[name])] if name in metrics else []
             supervisor.start(name, [*arguments, *port])
         yield Stack(filled, supervisor, services, metrics)
+
+
+def _ask_redis(url: str) -> None:
+    """Refuse to start on a Redis that does not answer: the workers would wait for it in silence."""
+    try:
+        with Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+            client.ping()
+    except RedisError as error:
+        raise ServiceError(f"Redis does not answer ({error}): check POINTGUARD_REDIS_URL") from error
 
 
 async def _prepare_topics(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from cli.errors import UNREACHABLE, CommandError
 from cli.stack import Size, Stack, stack
 from config.settings import load
 from embedded.process import ServiceError
@@ -46,8 +47,7 @@ def up(
             _watch(console, running, stopped)
             console.print("stopping …")
     except ServiceError as error:
-        console.print(f"[red]error:[/red] {error}")
-        raise typer.Exit(1) from error
+        raise CommandError(str(error), "see the log named above, or give the service's address", UNREACHABLE) from error
     console.print("stopped; nothing is left running.")
 
 
@@ -64,7 +64,7 @@ def _welcome(console: Console, running: Stack, seconds: float) -> None:
     table.add_row("see held points", "pointguard holds list")
     table.add_row("prove the ledger", "pointguard verify")
     console.print(table)
-    if running.services.log_id and not settings.kafka_url:
+    if settings.trust_end_offsets is False:
         console.print("The embedded broker keeps its log in memory: for trying out, not for production.")
 
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 RUN_FILE = "run.json"
+ADDRESSES = {
+    "database_url": (r"postgresql\+psycopg://\S+", "postgresql+psycopg://user:password@host:5432/name"),
+    "redis_url": (r"(rediss?|unix)://\S+", "redis://host:6379/0"),
+    "kafka_url": (r"[\w.-]+:\d+(,[\w.-]+:\d+)*", "host:9092,other:9092"),
+}
 RUN_FIELDS = ("database_url", "redis_url", "kafka_url", "log_id", "trust_end_offsets")
 SECRET_BYTES_MIN = 32
 
@@ -61,12 +67,24 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("database_url", "redis_url", "kafka_url", mode="before")
+    @classmethod
+    def _address(cls, value: object, info: ValidationInfo) -> object:
+        """An empty address counts as none; another must look like one."""
+        if value is None or value == "":
+            return None
+        pattern, example = ADDRESSES[str(info.field_name)]
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"an address like {example} is needed")
+        return value
+
     def required(self, name: Literal["database_url", "redis_url", "kafka_url"]) -> str:
         """The URL called `name`; SettingsError with the remedy when there is none."""
         value = getattr(self, name)
         if not value:
             raise SettingsError(
-                f"{name} is not set: start the services with `pointguard up`, or set POINTGUARD_{name.upper()}"
+                f"POINTGUARD_{name.upper()} is not set: start the services with `pointguard up`, or set it to"
+                f" {ADDRESSES[name][1]}"
             )
         return str(value)
 
@@ -93,9 +111,8 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"{name}: {first['msg']} (got {first['input']!r}); set POINTGUARD_{name.upper()}"
-        ) from error
+        # What was given is not repeated: an address holds a password.
+        raise SettingsError(f"POINTGUARD_{name.upper()} cannot be used: {first['msg']}") from None
     running = read_run(settings.data_dir)
     fill = {
         name: running[name] for name in RUN_FIELDS if getattr(settings, name) is None and running.get(name) is not None

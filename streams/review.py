@@ -67,7 +67,7 @@ def _time_out(conn: Connection, ids: IdBlocks, topics: Outgoing, holds: Sequence
     _tell(conn, [one for one in resolved if one.outcome == "resolved"], topics.decisions)
     escalated = [one for one in resolved if one.outcome == "escalated"]
     now = datetime.now(UTC)
-    alerts = [AlertMessage(alert="hold_escalated", at=one.at or now, hold_id=one.hold_id) for one in escalated]
+    alerts = [AlertMessage(alert="hold_escalated", at=now, hold_id=one.hold_id) for one in escalated]
     enqueue(conn, [alert_message(topics.alerts, alert) for alert in alerts])
     return resolved
 
@@ -93,7 +93,7 @@ def _tell(conn: Connection, ended: Sequence[Resolved], topic: str) -> None:
             type=row.type,
             outcome="approve" if one.verdict == "post" else "reject",
             code="posted" if one.verdict == "post" else "voided",
-            decided_at=one.at or datetime.now(UTC),
+            decided_at=datetime.now(UTC),
             points=row.points,
             resolves=one.hold_id,
         )

@@ -32,10 +32,13 @@ class Limits:
 
 @dataclass
 class Pulse:
-    """What the process tells its watchdog. Times are of `time.monotonic`; writes of one float or int need no lock."""
+    """What the process tells its watchdog. Times are of `time.monotonic`; writes of one float or int need no lock.
+
+    `loop` is when the event loop last turned, None before it first did: a slow start is no hang.
+    """
 
     progress: float = field(default_factory=time.monotonic)
-    loop: float = field(default_factory=time.monotonic)
+    loop: float | None = None
     work: int = 0
     broker_lag: int | None = 0
 
@@ -49,7 +52,7 @@ def verdict(pulse: Pulse, limits: Limits, now: float, rss_mb: float) -> str | No
     has_work = pulse.work > 0 or pulse.broker_lag is None or pulse.broker_lag > 0
     if has_work and now - pulse.progress > limits.stall_seconds:
         return f"no progress for {now - pulse.progress:.0f} s with work waiting"
-    if now - pulse.loop > limits.loop_late_seconds:
+    if pulse.loop is not None and now - pulse.loop > limits.loop_late_seconds:
         return f"event loop late by {now - pulse.loop:.0f} s"
     if rss_mb > limits.rss_mb:
         return f"resident memory {rss_mb:.0f} MB over the limit of {limits.rss_mb} MB"

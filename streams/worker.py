@@ -195,6 +195,6 @@ async def _watch_broker(settings: Settings, app: App, topic: str, pulse: Pulse) 
             log.warning("broker does not answer", service="kafka", error=repr(error))
         else:
             lag = sum(max(0, bounds[part][1] - offset) for part, offset in reached.items())
-            if not pulse.broker_lag:
+            if lag and not pulse.broker_lag and pulse.work == 0:
                 pulse.beat()  # the watchdog's clock starts with the lag
             pulse.broker_lag = lag

@@ -203,6 +203,44 @@ def test_the_store_is_away(desk: Desk, rig: Rig, monkeypatch: pytest.MonkeyPatch
     assert desk.count("decision") == 2
 
 
+def test_late_requests_need_no_store(desk: Desk, rig: Rig) -> None:
+    """While Redis is away, requests that nobody waits for any more are answered `expired`; the rest waits."""
+    observer, away = desk.stages.observer, RedisVelocityStore.connect(NOBODY, None)
+    there, observer._store = observer._store, away
+    late = [event("redeem", id=f"r-{number}", decide_by="2026-03-01T02:00:01Z") for number in range(3)]
+    rig.run(rig.batch(desk.part.records(*late[:2], b"{")))
+    assert desk.outcomes() == dict.fromkeys(("r-0", "r-1"), ("expired", "expired"))
+    assert (len(rig.acks), desk.count("dead_letter"), commits(desk, "retried")) == (1, 1, 0)
+    mixed = rig.batch(desk.part.records(late[2], event(id="e-1")))
+    rig.run(mixed, until=lambda: commits(desk, "retried") >= 2)
+    observer._store = there
+    desk.run(away.close())
+    assert (len(rig.acks), desk.progress(), len(desk.outcomes())) == (1, 2, 2)
+
+
+def test_a_fault_of_the_installation_buries_nothing(desk: Desk, rig: Rig) -> None:
+    """A table that is missing is no event's doing: the worker stays down instead of burying everything."""
+    with desk.engine.begin() as conn:
+        conn.execute(text("ALTER TABLE label_pending RENAME TO label_elsewhere"))
+    rig.run(rig.batch(desk.part.records(event(), event())))
+    assert (rig.exits[0], rig.acks, desk.progress()) == (exits.FAULT, [], -1)
+    assert set(desk.effects().values()) == {0}
+    assert exits.FAULT in exits.STAY_DOWN
+
+
+def test_a_batch_that_takes_too_long_is_cut_up(desk: Desk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statement time-outs again and again: after some tries record by record, where each one passes."""
+
+    def slow(_conn: Any, arrivals: Any, *_: Any) -> None:
+        if len(arrivals.events) > 1:
+            raise OperationalError("INSERT", {}, psycopg.errors.QueryCanceled())
+
+    spy(monkeypatch, desk.stages.pipeline._parts.poster, "post", slow)
+    rig.run(rig.batch(desk.part.records(event(), event(), event())))
+    assert (commits(desk, "retried"), commits(desk, "split"), commits(desk, "committed")) == (3, 1, 3)
+    assert (desk.balance("ann"), desk.count("dead_letter"), len(rig.acks), rig.exits) == (300, 0, 1, [])
+
+
 def test_a_batch_of_a_partition_that_was_taken_over(desk: Desk, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fenced after a rebalance: dropped without an ack; what comes under the new epoch is committed."""
     records = desk.part.records(event(id="e-0"), event(id="e-1"))

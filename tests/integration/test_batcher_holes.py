@@ -126,7 +126,7 @@ def test_reading_a_hole_from_kafka(kafka_broker: Any) -> None:
     topic = f"hole-{uuid.uuid4().hex[:8]}"
     url = kafka_broker.url
 
-    async def scenario() -> list[Any]:
+    async def scenario() -> tuple[list[Any], list[Any]]:
         await kafka.ensure_topics(url, [topic], 1, 1)
         producer = AIOKafkaProducer(bootstrap_servers=url, acks="all")
         await producer.start()
@@ -135,11 +135,12 @@ def test_reading_a_hole_from_kafka(kafka_broker: Any) -> None:
                 await producer.send_and_wait(topic, b"%d" % number, key=b"k", partition=0, headers=[("h", b"v")])
         finally:
             await producer.stop()
-        return await read_hole(url, topic, Hole(0, 3, 6))
+        return await read_hole(url, topic, Hole(0, 3, 6)), await read_hole(url, topic, Hole(0, 9, 9))
 
-    records = asyncio.run(scenario())
+    records, last = asyncio.run(scenario())
     assert [(record.offset, record.value) for record in records] == [(n, b"%d" % n) for n in (3, 4, 5, 6)]
     assert (records[0].key, list(records[0].headers)) == (b"k", [("h", b"v")])
+    assert [(record.offset, record.value) for record in last] == [(9, b"9")]
 
 
 def test_a_log_that_begins_behind_the_hole(kafka_broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:

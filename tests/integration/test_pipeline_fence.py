@@ -41,6 +41,15 @@ def test_an_old_epoch_buries_nothing(desk: Desk) -> None:
     assert (desk.count("dead_letter"), desk.progress()) == (0, -1)
 
 
+def test_what_is_committed_is_not_buried(desk: Desk) -> None:
+    """A commit whose reply was lost may be followed by the attempt to bury: the record has its outcome already."""
+    prepared = desk.prepare(desk.part.records(event(id="e-0")))
+    desk.stages.pipeline.commit(prepared)
+    before = desk.effects()
+    assert desk.stages.pipeline.bury(prepared, RuntimeError("spoiled")).letters == ()
+    assert (desk.effects(), desk.progress()) == (before, 0)
+
+
 def test_a_partition_that_nobody_claimed_is_fenced(desk: Desk) -> None:
     """Without a progress row there is no epoch under which to write."""
     desk.part.number, desk.epochs[3] = 3, 1

@@ -68,6 +68,8 @@ def test_the_balance_runs_through_the_batch(desk: Desk) -> None:
     posted = ("approve", "posted")
     assert desk.outcomes() == {"r-1": short, "e-1": posted, "r-2": posted, "r-3": short, "r-4": posted}
     assert (points(desk), desk.count("txn")) == ((0, 0, 0, 0), 3)
+    (reason,) = desk.one("SELECT reasons FROM decision WHERE event_id = 'r-3'")
+    assert (reason["code"], reason["kind"], reason["value"]) == ("insufficient_balance", "ledger", 31.0)
     messages = {message["id"]: (message["outcome"], message["code"]) for message in desk.said("points.decisions")}
     assert messages == desk.outcomes()
     desk.verified()

@@ -115,6 +115,7 @@ def test_a_time_from_the_future_is_clamped_and_posted(desk: Desk) -> None:
     assert (times["future"].occurred_at - observed).total_seconds() == 300
     assert (observed - times["past"].occurred_at).total_seconds() == 86_400
     assert desk.outcomes() == {"future": ("approve", "posted"), "past": ("approve", "posted")}
+    assert [[reason["code"] for reason in row.reasons] for row in times.values()] == [["time_clamped"]] * 2
 
 
 def test_a_programme_that_is_made_later_is_found_at_once(desk: Desk) -> None:

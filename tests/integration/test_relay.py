@@ -129,9 +129,9 @@ def test_the_loop_waits_for_the_broker(desk: Desk, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("streams.relay.asyncio.sleep", sleep)
     broker = Broker(refuse_send=[KafkaConnectionError(), KafkaConnectionError()])
     relay = relay_of(desk, broker)
-    desk.run(until(relay._publish_loop(), lambda: desk.count("outbox") == 0))
+    desk.run(until(relay._publish_loop(), lambda: gauge(desk, READY, "kafka") == 1.0))
     assert unready[:2] == [0.0, 0.0]
-    assert (len(broker.taken), gauge(desk, READY, "kafka")) == (1, 1.0)
+    assert (len(broker.taken), desk.count("outbox")) == (1, 0)
 
 
 def test_the_loop_waits_for_the_database(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +156,7 @@ def test_two_relays_share_the_work(desk: Desk) -> None:
     """While one has messages in hand, another takes the next ones instead of waiting or publishing them twice."""
     desk.send(*(event() for _ in range(6)))
     with desk.engine.begin() as one, desk.engine.begin() as two:
+        two.execute(text("SET LOCAL lock_timeout = '2s'"))  # to fail, not to hang, should it wait for the first
         first, second = outbox.take(one, 4), outbox.take(two, 4)
     assert (len(first), len(second)) == (4, 2)
     assert not {message.value for message in first} & {message.value for message in second}
@@ -210,6 +211,33 @@ def test_housekeeping_decides_what_is_due(desk: Desk) -> None:
     assert desk.said("points.decisions")[-1]["code"] == "posted"
     assert desk.balance("ann", SIMULATION) == 2_100
     desk.verified()
+
+
+def test_a_hold_that_cannot_be_decided_stops_no_other(desk: Desk) -> None:
+    """When the database refuses one of the due holds, the others are decided all the same, and it stays open."""
+    at = {"program": SIMULATION, "occurred_at": "2020-01-01T00:00:00Z"}
+    desk.send(*(event(id=f"e-{number}", account=f"m{number}", points=2_000, **at) for number in range(3)))
+    desk.send(event(id="later", program=SIMULATION, occurred_at="2020-01-01T00:10:00Z"))
+    stuck = desk.one("SELECT decision_id FROM decision WHERE event_id = 'e-1'")
+    with desk.engine.begin() as conn:
+        conn.execute(text(f"ALTER TABLE review_decision ADD CONSTRAINT stuck CHECK (hold_id <> {stuck})"))
+    relay = relay_of(desk, Broker())
+    assert (relay.keep_house(), relay.keep_house()) == (2, 0)
+    assert [row.hold_id for row in desk.rows("SELECT hold_id FROM hold WHERE resolved_at IS NULL")] == [stuck]
+    assert gauge(desk, HOLDS_OPEN, "earn") == 1
+    desk.verified()
+
+
+def test_an_escalated_hold_is_told_to_the_desk(desk: Desk) -> None:
+    """The policy that does not end a due hold by itself asks for a person: one alert, and the hold stays open."""
+    at = {"program": SIMULATION, "occurred_at": "2020-01-01T00:00:00Z"}
+    desk.send(event("adjust", id="a-1", points=2_000, reason="gift", **at))
+    desk.send(event(id="later", program=SIMULATION, occurred_at="2020-01-01T00:10:00Z"))
+    relay = relay_of(desk, Broker())
+    assert (relay.keep_house(), relay.keep_house()) == (1, 0)
+    alerts = [alert for alert in desk.said("points.alerts") if alert["alert"] == "hold_escalated"]
+    assert [alert["hold_id"] for alert in alerts] == [desk.one("SELECT hold_id FROM hold WHERE resolved_at IS NULL")]
+    assert gauge(desk, TIMEOUTS, "escalate") == 1
 
 
 def test_racing_relays_decide_a_hold_once(desk: Desk) -> None:

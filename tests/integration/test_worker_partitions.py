@@ -85,6 +85,25 @@ def test_a_log_that_was_cut_stops_the_worker(
     assert exits.LOG_CUT in exits.STAY_DOWN
 
 
+def test_a_log_that_begins_too_late_stops_the_worker(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention passed what is not committed yet: the worker stays down before it reads a record."""
+    desk.send(event(), event(), event())
+    codes: list[int] = []
+
+    def leave(code: int) -> NoReturn:
+        codes.append(code)
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", leave)
+    ownership, topic = Ownership(), TP(desk.log.topic, 0)
+    log_has(monkeypatch, {0: (3, 9)})
+    assert desk.run(partitions(desk, ownership).positions({topic})) == {topic: 3}
+    log_has(monkeypatch, {0: (4, 9)})
+    with pytest.raises(Ended):
+        desk.run(partitions(desk, ownership).positions({topic}))
+    assert codes == [exits.LOST]
+
+
 def test_ownership_follows_claims_and_commits() -> None:
     """A span counts while its epoch is the one that was claimed; a commit under an old one changes nothing."""
     ownership = Ownership()

@@ -20,18 +20,19 @@ SIGN_UP = "account.seconds_since_signup"
         ),
         (
             Reason(code="ip_shared", kind="rule", value=1_234.0, limit=3.0, shown={SIGN_UP: 7_300.0}),
-            "1,234 accounts within 24 h at this IP address (limit 3), this one 2 h old.",
-            "24 小时内有 1,234 个账户使用过此 IP（上限 3），本账户注册仅 2 小时。",
+            "1,234 accounts within 24 h at this IP address (suspicious from 3 on), this one 2 h old.",
+            "24 小时内有 1,234 个账户使用过此 IP（达到 3 个即可疑），本账户注册仅 2 小时。",
         ),
         (
             Reason(
                 code="redeem_after_takeover", kind="rule", limit=86_400.0, shown={"velocity.account.devices_7d": 2.0}
             ),
             (
-                "Points leave after signs of a takeover: time since the last credential change unknown (limit 24 h), "
+                "Points leave after signs of a takeover: time since the last credential change unknown "
+                "(suspicious within 24 h), "
                 "devices within 7 days 2."
             ),
-            "疑似盗号后转出积分：距凭证变更 未知（上限 24 小时），7 天内使用 2 台设备。",
+            "疑似盗号后转出积分：距凭证变更 未知（24 小时内即可疑），7 天内使用 2 台设备。",
         ),
         (
             Reason(code="model_loda", kind="model", value=0.993, limit=0.95),

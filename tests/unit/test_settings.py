@@ -76,19 +76,27 @@ def test_only_what_settings_know_is_taken_from_a_running_stack(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("batch_max", "0", "batch_max"), ("linger_ms", "soon", "linger_ms"), ("log_level", "loud", "log_level")],
+    [
+        ("batch_max", "0", "greater than or equal to 1"),
+        ("linger_ms", "soon", "valid number"),
+        ("log_level", "loud", "'debug'"),
+        ("database_url", "mysql://user:hush@db/name", "postgresql\\+psycopg://user:password@host:5432/name"),
+        ("redis_url", "http://cache", "redis://host:6379/0"),
+        ("kafka_url", "http://kafka:9092", "host:9092,other:9092"),
+    ],
 )
 def test_a_wrong_value_is_named(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the field, the value and the variable to set."""
+    """The message names the variable and what it takes, and does not repeat what may hold a password."""
     monkeypatch.setenv(f"POINTGUARD_{name.upper()}", value)
-    with pytest.raises(SettingsError, match=rf"{said}: .*'{value}'.*POINTGUARD_{name.upper()}"):
+    with pytest.raises(SettingsError, match=rf"POINTGUARD_{name.upper()} cannot be used: .*{said}") as caught:
         load()
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["database_url", "redis_url", "kafka_url"])
 def test_a_missing_address_tells_what_to_do(name: str) -> None:
-    """Asked for without a value: the message names the field, the variable and the command."""
-    with pytest.raises(SettingsError, match=rf"{name} is not set: .*pointguard up.*POINTGUARD_{name.upper()}"):
+    """Asked for without a value: the message names the variable, the command and an example."""
+    with pytest.raises(SettingsError, match=rf"POINTGUARD_{name.upper()} is not set: .*pointguard up"):
         Settings(**{name: ""}).required(name)  # type: ignore[arg-type]  # one of the three
 
 
