@@ -15,11 +15,13 @@ from streams.batcher import Batcher
 from streams.transport import App, Positions, RecordBatches
 
 
-def build(settings: Settings, topic: str, positions: Positions, release: Callable[[], None]) -> App:
+def build(
+    settings: Settings, topic: str, positions: Positions, release: Callable[[], None], pause_seconds: float
+) -> App:
     """The app that reads `topic`.
 
     `positions` claims partitions at each assignment and says where reading goes on; `release` is called when a
-    rebalance begins.
+    rebalance begins; `pause_seconds` lets small fetches grow.
     """
     scratch = settings.data_dir / "faust" / settings.worker_id  # Faust wants one, though without tables it stays empty
     scratch.mkdir(parents=True, exist_ok=True)
@@ -48,6 +50,7 @@ def build(settings: Settings, topic: str, positions: Positions, release: Callabl
         datadir=str(scratch),
     )
     app.positions = positions
+    app.pause_seconds = pause_seconds
 
     @app.on_partitions_revoked.connect(weak=False)
     async def give_up_partitions(*_: Any, **__: Any) -> None:

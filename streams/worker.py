@@ -125,8 +125,9 @@ def run(settings: Settings, topic: str) -> None:
     where = Log(settings.log_id or asyncio.run(kafka.cluster_id(settings.required("kafka_url"))), topic)
     stages = compose(settings, where, engine, metrics)
     ownership, pulse = Ownership(), Pulse()
-    app = build(settings, topic, Partitions(settings, engine, where, ownership).positions, ownership.release)
     linger = settings.linger_requests_ms if topic == settings.requests_topic else settings.linger_ms
+    partitions = Partitions(settings, engine, where, ownership)
+    app = build(settings, topic, partitions.positions, ownership.release, linger / 2000)
     outside = Outside(app.is_current, lambda hole: read_hole(settings.required("kafka_url"), topic, hole))
     batcher = Batcher(stages.pipeline, ownership, BatchParams(settings.batch_max, linger / 1000), pulse, outside)
     pump(app, topic, batcher)

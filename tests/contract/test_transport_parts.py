@@ -93,7 +93,8 @@ def test_what_is_overridden_is_there_to_be_overridden(ours: type[Any]) -> None:
 def test_faust_has_none_of_our_names() -> None:
     """What we add collides with nothing of Faust's."""
     assert not any(
-        hasattr(faust.App, name) for name in ("positions", "is_current", "unacked", "give_up", "next_offsets")
+        hasattr(faust.App, name)
+        for name in ("positions", "is_current", "unacked", "give_up", "next_offsets", "pause_seconds")
     )
     consumer = consumer_of("stock")
     assert not any(
