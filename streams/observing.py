@@ -68,6 +68,9 @@ class Observer:
         batch = observations(observed, self._keys)
         self._recent.append(batch)
         velocity = await self._store.observe(batch)
+        if velocity.cold and await self._token_is_new():
+            # Another worker has made the store warm since this one last looked. The same batch adds nothing.
+            velocity = await self._store.observe(batch)
         values[np.array(seen, dtype=np.intp)] = velocity.values
         return values, velocity.cold
 
@@ -101,6 +104,12 @@ class Observer:
         finally:
             await asyncio.to_thread(conn.invalidate)  # ends the session, and with it the lock
             await asyncio.to_thread(conn.close)
+
+    async def _token_is_new(self) -> bool:
+        """Look whether PostgreSQL names another token than this worker knows, and take it over."""
+        known = self._store.epoch
+        await self._adopt(await asyncio.to_thread(self._read_token))
+        return self._store.epoch != known
 
     async def _adopt(self, token: str | None) -> None:
         """Take over the token that counts. Under a new one the store was made anew from what had been committed.

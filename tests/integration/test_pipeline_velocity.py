@@ -270,3 +270,13 @@ def test_looking_after_the_store_survives_a_database_that_is_away(desk: Desk) ->
         return not done
 
     assert desk.run(look())
+
+
+def test_a_worker_that_starts_beside_a_warm_store_holds_nothing(desk: Desk, redis_url: str) -> None:
+    """Its first batch finds the token that another worker has set since it last looked: nothing is cold."""
+    store = RedisVelocityStore.connect(redis_url, None)
+    late = Observer(store, desk.engine, desk.keys)
+    records = desk.prepare(desk.part.records(event(id="w-1", device="one"))).records
+    _, cold = desk.run(late.observe(records, [(NOW_MS, NOW_MS)]))
+    desk.run(store.close())
+    assert not cold
