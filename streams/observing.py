@@ -8,6 +8,7 @@ event, so nothing counts twice. Until that is done, values are marked cold, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
@@ -57,6 +58,7 @@ class Observer:
     def __init__(self, store: VelocityStore, engine: Engine, keys: Keys) -> None:
         self._store, self._engine, self._keys = store, engine, keys
         self._recent: deque[Observations] = deque(maxlen=RECENT_BATCHES)
+        self._looked = asyncio.Event()
 
     async def observe(self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
         """Velocity float64[n, …] beside `records` (zeros for refused ones), and whether the store is cold."""
@@ -79,12 +81,18 @@ class Observer:
         while True:
             try:
                 await self.warm_up()
+                self._looked.set()
             except Exception as error:  # sorted at once: a dependency's is waited for, any other goes on up
                 dependency = dependency_down(error)
                 if dependency is None:
                     raise
                 log.warning("cannot look after the velocity store", service=dependency, error=described(error))
             await asyncio.sleep(seconds)
+
+    async def settled(self, seconds: float) -> None:
+        """Wait for the end of the first look, but not long: a large rebuild goes on beside decisions on a cold store."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._looked.wait(), seconds)
 
     async def warm_up(self) -> int:
         """Rebuild the store if it is cold and nobody else is at it; how many events were put back."""

@@ -42,7 +42,8 @@ from streams.velocity_store import RedisVelocityStore
 from streams.watchdog import Limits, Pulse, Watchdog, tick
 
 BROKER_LOOK_SECONDS = 10.0
-CLAIM_SECONDS = 22.0
+CLAIM_SECONDS = 20.0
+SETTLE_SECONDS = 3.0
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = structlog.get_logger()
@@ -127,7 +128,12 @@ def run(settings: Settings, topic: str) -> None:
     ownership, pulse = Ownership(), Pulse()
     linger = settings.linger_requests_ms if topic == settings.requests_topic else settings.linger_ms
     partitions = Partitions(settings, engine, where, ownership)
-    app = build(settings, topic, partitions.positions, ownership.release, linger / 2000)
+
+    async def positions(assigned: set[TP]) -> Mapping[TP, int]:
+        await stages.observer.settled(SETTLE_SECONDS)
+        return await partitions.positions(assigned)
+
+    app = build(settings, topic, positions, ownership.release, linger / 2000)
     outside = Outside(app.is_current, lambda hole: read_hole(settings.required("kafka_url"), topic, hole))
     batcher = Batcher(stages.pipeline, ownership, BatchParams(settings.batch_max, linger / 1000), pulse, outside)
     pump(app, topic, batcher)
