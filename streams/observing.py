@@ -90,7 +90,7 @@ class Observer:
             await asyncio.sleep(seconds)
 
     async def settled(self, seconds: float) -> None:
-        """Wait for the end of the first look, but not long: a large rebuild goes on beside decisions on a cold store."""
+        """Wait for the end of the first look, but not long: a large rebuild goes on beside cold decisions."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._looked.wait(), seconds)
 
