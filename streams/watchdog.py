@@ -34,13 +34,15 @@ class Limits:
 class Pulse:
     """What the process tells its watchdog. Times are of `time.monotonic`; writes of one float or int need no lock.
 
-    `loop` is when the event loop last turned, None before it first did: a slow start is no hang.
+    `loop` is when the event loop last turned, None before it first did: a slow start is no hang. `joining` is since when
+    a member of a group waits to be told its partitions (none, for a spare one), None while it knows them.
     """
 
     progress: float = field(default_factory=time.monotonic)
     loop: float | None = None
     work: int = 0
     broker_lag: int | None = 0
+    joining: float | None = None
 
     def beat(self) -> None:
         """Something was committed, or the process waits for a dependency and says so."""
@@ -52,6 +54,8 @@ def verdict(pulse: Pulse, limits: Limits, now: float, rss_mb: float) -> str | No
     has_work = pulse.work > 0 or pulse.broker_lag is None or pulse.broker_lag > 0
     if has_work and now - pulse.progress > limits.stall_seconds:
         return f"no progress for {now - pulse.progress:.0f} s with work waiting"
+    if pulse.joining is not None and now - pulse.joining > limits.stall_seconds:
+        return f"no partitions assigned for {now - pulse.joining:.0f} s"
     if pulse.loop is not None and now - pulse.loop > limits.loop_late_seconds:
         return f"event loop late by {now - pulse.loop:.0f} s"
     if rss_mb > limits.rss_mb:

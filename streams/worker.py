@@ -131,9 +131,15 @@ def run(settings: Settings, topic: str) -> None:
 
     async def positions(assigned: set[TP]) -> Mapping[TP, int]:
         await stages.observer.settled(SETTLE_SECONDS)
-        return await partitions.positions(assigned)
+        claimed = await partitions.positions(assigned)
+        pulse.joining = None
+        return claimed
 
-    app = build(settings, topic, positions, ownership.release, linger / 2000)
+    def release() -> None:
+        ownership.release()
+        pulse.joining = time.monotonic()
+
+    app = build(settings, topic, positions, release, linger / 2000)
     outside = Outside(app.is_current, lambda hole: read_hole(settings.required("kafka_url"), topic, hole))
     batcher = Batcher(stages.pipeline, ownership, BatchParams(settings.batch_max, linger / 1000), pulse, outside)
     pump(app, topic, batcher)
@@ -145,6 +151,7 @@ def run(settings: Settings, topic: str) -> None:
         _watch_broker(settings, app, topic, pulse),
     ]
     _attach(app, beside)
+    pulse.joining = time.monotonic()
     Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb)).start()
     _calm_memory()
     worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False)

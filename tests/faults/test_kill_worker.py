@@ -93,7 +93,7 @@ def rounds(made: World, rng: random.Random, kills: int) -> int:
             made.wait_until(partial(more_than, made, before), 90, "an extra burst begins to be handled")
             hit = kill_in_flight(made, rng)
         in_flight += hit
-        made.wait_until(lambda: made.handled() >= made.produced(), 120, f"burst {number} is handled")
+        made.wait_until(lambda: made.handled() >= made.produced(), 240, f"burst {number} is handled")
     return in_flight
 
 

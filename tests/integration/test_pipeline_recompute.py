@@ -145,7 +145,10 @@ def test_decisions_of_two_policies(desk: Desk) -> None:
 
 def test_decisions_on_cold_velocity(desk: Desk) -> None:
     """What was decided while velocity was cold recomputes as such, for its reasons say so."""
-    desk.stages.observer._store.epoch = "another token"
+    store = desk.stages.observer._store
+    known = store.epoch
+    desk.run(store.mark_warm("a token that PostgreSQL does not name"))
+    store.epoch = known
     desk.send(*mixed("a"))
     rows = check_all(desk)
     assert all("velocity_cold" in {reason["code"] for reason in row.reasons} for row in rows.values())

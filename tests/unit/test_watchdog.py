@@ -19,6 +19,8 @@ LIMITS = Limits(stall_seconds=60.0, loop_late_seconds=10.0, rss_mb=1000)
         (Pulse(progress=0.0, loop=100.0, work=0, broker_lag=3), 10.0, "no progress for 100 s with work waiting"),
         (Pulse(progress=0.0, loop=100.0, work=0, broker_lag=None), 10.0, "no progress for 100 s with work waiting"),
         (Pulse(progress=100.0, loop=80.0), 10.0, "event loop late by 20 s"),
+        (Pulse(progress=100.0, loop=100.0, joining=50.0), 10.0, None),
+        (Pulse(progress=100.0, loop=100.0, joining=10.0), 10.0, "no partitions assigned for 90 s"),
         (Pulse(progress=100.0, loop=100.0), 1001.0, "resident memory 1001 MB over the limit of 1000 MB"),
     ],
 )
