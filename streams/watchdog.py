@@ -34,8 +34,8 @@ class Limits:
 class Pulse:
     """What the process tells its watchdog. Times are of `time.monotonic`; writes of one float or int need no lock.
 
-    `loop` is when the event loop last turned, None before it first did: a slow start is no hang. `joining` is since when
-    a member of a group waits to be told its partitions (none, for a spare one), None while it knows them.
+    `loop` is when the event loop last turned, None before it first did: a slow start is no hang. `joining` is since
+    when a member of a group waits to be told its partitions (none, for a spare one), None while it knows them.
     """
 
     progress: float = field(default_factory=time.monotonic)
