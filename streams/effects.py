@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import Connection
 
@@ -133,8 +133,3 @@ def _alert(alert: str, row: Decided, at: datetime) -> AlertMessage:
         points=getattr(row.event, "points", None),
         score=row.decision.score if row.decision else None,
     )
-
-
-def utc(epoch_ms: int) -> datetime:
-    """An aware time from Unix milliseconds."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC)
