@@ -1,11 +1,9 @@
 """Nothing lost, nothing doubled: workers are killed with events in flight, and the ledger must equal a model's."""
 
-import asyncio
 import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +11,11 @@ from sqlalchemy import text
 
 from embedded.process import Service
 from ledger.verify import verify
+from tests.faults.drive import KILLS, WORKERS, rounds, settle
 from tests.faults.model_ledger import expected
-from tests.faults.world import SOURCE, Places, World, traffic, world
+from tests.faults.world import SOURCE, Places, World, world
 from tests.services import ApacheKafka
 
-EVENTS = 20_000
-KILLS = 10
 BROKER_KILLS = 3
 
 _OUTCOMES = text("SELECT event_id, outcome, code FROM decision WHERE source = :source")
@@ -31,23 +28,10 @@ _DEAD = text("SELECT count(*) FROM dead_letter")
 
 @contextmanager
 def two_workers(places: Places) -> Iterator[World]:
-    """Two workers that have consumed a first event each, so that kills hit a settled group."""
-    with world(places, ("w0", "w1")) as made:
-        warm_up = traffic(random.Random(1), 40)
-        asyncio.run(made.produce(warm_up))
-        made.wait_until(lambda: made.handled() >= len(warm_up), 60, "the first events are handled")
+    """Two workers that have consumed a first event each."""
+    with world(places, WORKERS) as made:
+        settle(made)
         yield made
-
-
-def kill_in_flight(made: World, rng: random.Random) -> int:
-    """Kill -9 a worker that has records in flight; how many they were (0: it had none, and nothing was killed)."""
-    waiting = {name: count for name, count in made.in_flight().items() if count > 0}
-    if not waiting:
-        return 0
-    name = rng.choice(sorted(waiting))
-    next(worker for worker in made.workers if worker.name == name).kill()
-    # What was committed between the look and the kill does not count.
-    return made.in_flight().get(name, 0)
 
 
 def audit(made: World, report: dict[str, int]) -> None:
@@ -71,39 +55,13 @@ def audit(made: World, report: dict[str, int]) -> None:
     assert found.ok, found.discrepancies
 
 
-def more_than(made: World, before: int) -> bool:
-    """Whether more records have an outcome than before."""
-    return made.handled() > before
-
-
-def rounds(made: World, rng: random.Random, kills: int) -> int:
-    """Send the events in as many bursts as there are kills, and kill a worker within each; events in flight."""
-    events, in_flight = traffic(rng, EVENTS), 0
-    size = len(events) // kills
-    for number in range(kills):
-        burst = events[number * size : (number + 1) * size]
-        before = made.handled()
-        asyncio.run(made.produce(burst))
-        made.wait_until(partial(more_than, made, before), 90, f"burst {number} begins to be handled")
-        hit = kill_in_flight(made, rng)
-        while not hit:  # the burst was over too soon to count: another one, until a kill hits records in flight
-            extra = traffic(rng, size)
-            before = made.handled()
-            asyncio.run(made.produce(extra))
-            made.wait_until(partial(more_than, made, before), 90, "an extra burst begins to be handled")
-            hit = kill_in_flight(made, rng)
-        in_flight += hit
-        made.wait_until(lambda: made.handled() >= made.produced(), 240, f"burst {number} is handled")
-    return in_flight
-
-
 def test_kill_minus_9_loses_and_doubles_nothing(
     database: str, redis_url: str, kafka_broker: Service, tmp_path: Path, rng: random.Random
 ) -> None:
     """20,000 events over 4 partitions, 2 workers, 10 kill -9 with events in flight: the ledger equals the model's."""
     places = Places(database, redis_url, kafka_broker.url, kafka_broker.log_id or uuid.uuid4().hex, tmp_path)
     with two_workers(places) as made:
-        in_flight = rounds(made, rng, KILLS)
+        in_flight = rounds(made, rng)
         audit(made, {"kills": KILLS, "in_flight": in_flight})
 
 
@@ -114,11 +72,10 @@ def test_kill_minus_9_of_workers_and_broker_on_apache_kafka(
     """The same on a real Apache Kafka, whose broker is killed 3 times, too, where it is ours to kill."""
     places = Places(database, redis_url, apache_kafka.url, apache_kafka.log_id or "given", tmp_path)
     with two_workers(places) as made:
-        in_flight = rounds(made, rng, KILLS)
+        in_flight = rounds(made, rng)
         broker_kills = 0
         while apache_kafka.can_be_killed and broker_kills < BROKER_KILLS:
-            burst = traffic(rng, 4_000)
-            asyncio.run(made.produce(burst))
+            made.produce(rng, 4_000)
             waiting = sum(made.in_flight().values())
             apache_kafka.kill()
             broker_kills += waiting > 0

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from ledger.programs import create_program
 from streams.kafka import ensure_topics
+from tests.faults.drive import PARTITIONS
 
 PROGRAM = "chaos"
 SOURCE = "chaos-test"
@@ -130,7 +131,15 @@ class World:
                 waiting[name] = waiting.get(name, 0) + max(0, missing)
         return waiting
 
-    async def produce(self, events: list[dict[str, object]]) -> None:
+    def kill_worker(self, name: str) -> None:
+        """End a worker as `kill -9` does; `wait_until` starts it again."""
+        next(worker for worker in self.workers if worker.name == name).kill()
+
+    def produce(self, rng: random.Random, count: int) -> None:
+        """Send seeded events and wait until the broker has acknowledged each."""
+        asyncio.run(self._produce(traffic(rng, count)))
+
+    async def _produce(self, events: list[dict[str, object]]) -> None:
         """Send events and wait for the broker; each is recorded in its partition's order once it is acknowledged."""
         producer = AIOKafkaProducer(bootstrap_servers=self.places.kafka, acks="all", linger_ms=5)
         await producer.start()
@@ -170,7 +179,7 @@ def world(places: Places, names: tuple[str, ...], session_timeout: float = 6.0) 
         conn.execute(_INSTALL, {"document": QUIET_POLICY})
         create_program(conn, PROGRAM, "live")
     topic = f"chaos-{uuid.uuid4().hex[:8]}"
-    asyncio.run(ensure_topics(places.kafka, [topic], 4, 1))
+    asyncio.run(ensure_topics(places.kafka, [topic], PARTITIONS, 1))
     secret = places.directory / "secret"
     secret.write_text(secrets.token_hex(32))
     environment = os.environ | {
