@@ -9,7 +9,7 @@ bytes, all big-endian. Each class is an array's bytes, typed by the array type t
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,16 @@ from psycopg.pq import Format
 from sqlalchemy import Connection
 from sqlalchemy.engine import CursorResult
 
+Layout = Mapping[str, Callable[[Any], object]]
+"""The names of a row's columns as a statement's parameters, in order, each with what packs the column."""
+
 _NULL = struct.pack(">i", -1)
 # Timestamps travel as microseconds since 2000-01-01 UTC.
 _EPOCH_2000_MS = 946_684_800_000
+# Lengths of short texts, as the text that four such bytes are.
+_LENGTHS = [f"\0\0\0{chr(length)}" for length in range(128)]
+# An element of so many bytes behind its length.
+_CELLS = {size: np.dtype([("length", ">i4"), ("value", f">i{size}")]) for size in (1, 2, 4, 8)}
 
 
 class _Array(bytes):
@@ -97,15 +104,28 @@ def timestamps(epoch_ms: Sequence[int]) -> Timestamps:
 
 
 def texts(values: Sequence[str | None]) -> Texts:
-    """Pack a text[]; each distinct value is encoded once, so columns of few values cost next to nothing."""
+    """Pack a text[]; of columns with few values, each distinct one is encoded once, so they cost next to nothing."""
+    distinct = set(values)
+    if 2 * len(distinct) > len(values):
+        cells = _plain(values)
+        if cells is not None:
+            return Texts(_header(len(values), 25) + cells)
     packed: dict[str | None, bytes] = {}
-    for value in set(values):
+    for value in distinct:
         if value is None:
             packed[None] = _NULL
         else:
             encoded = value.encode()
             packed[value] = struct.pack(">i", len(encoded)) + encoded
     return Texts(_header(len(values), 25) + b"".join(map(packed.__getitem__, values)))
+
+
+def _plain(values: Sequence[str | None]) -> bytes | None:
+    """The elements of a column, as text of its lengths and values; None unless all are short ASCII."""
+    try:
+        return "".join([_LENGTHS[len(value)] + value for value in values]).encode("ascii")  # type: ignore[arg-type, operator]  # None is refused
+    except (TypeError, IndexError, UnicodeEncodeError):
+        return None
 
 
 def integers(values: Sequence[int]) -> Integers:
@@ -125,6 +145,21 @@ def byteas(values: Sequence[bytes | None]) -> Byteas:
     return Byteas(_header(len(values), 17, nulls=None in values) + b"".join(cells))
 
 
+def bigints_or_0(values: Sequence[int | None]) -> Bigints:
+    """Pack a bigint[] in which 0 stands for None; the statement says `nullif(…, 0)`."""
+    return bigints([value or 0 for value in values])
+
+
+def timestamps_or_epoch(epoch_ms: Sequence[int | None]) -> Timestamps:
+    """Pack a timestamptz[] in which 1970 stands for None; the statement says `nullif(…, 'epoch')`."""
+    return timestamps([value or 0 for value in epoch_ms])
+
+
+def pack(rows: Sequence[tuple[Any, ...]], layout: Layout) -> dict[str, object]:
+    """Make a statement's parameters of rows, of which there must be one: a packed array a column."""
+    return {name: packer(column) for (name, packer), column in zip(layout.items(), columns(rows), strict=True)}
+
+
 def run(conn: Connection, statement: str, parameters: Mapping[str, object]) -> CursorResult[Any]:
     """Execute `statement` (psycopg's `%(name)s` style) with parameters that may be the arrays of this module."""
     if "ledger_arrays" not in conn.info:
@@ -133,9 +168,12 @@ def run(conn: Connection, statement: str, parameters: Mapping[str, object]) -> C
     return conn.exec_driver_sql(statement, dict(parameters))
 
 
-def fetch(conn: Connection, statement: str, parameters: Mapping[str, object]) -> Sequence[Any]:
-    """Execute like `run` and return all rows."""
-    return run(conn, statement, parameters).all()
+def fetch(conn: Connection, statement: str, parameters: Mapping[str, object]) -> Sequence[tuple[Any, ...]]:
+    """Execute like `run` and return all rows, as plain tuples."""
+    result = run(conn, statement, parameters)
+    rows: Sequence[tuple[Any, ...]] = result.cursor.fetchall()
+    result.close()
+    return rows
 
 
 def columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -150,9 +188,8 @@ def _header(length: int, element_oid: int, *, nulls: bool = True) -> bytes:
 
 
 def _fixed(values: np.ndarray[tuple[int], np.dtype[np.signedinteger]], element_oid: int) -> bytes:
-    size = values.dtype.itemsize
-    cells = np.empty(len(values), dtype=[("length", ">i4"), ("value", values.dtype.newbyteorder(">"))])
-    cells["length"] = size
+    cells = np.empty(len(values), dtype=_CELLS[values.dtype.itemsize])
+    cells["length"] = values.dtype.itemsize
     cells["value"] = values
     return _header(len(values), element_oid) + cells.tobytes()
 

@@ -1,26 +1,37 @@
-"""What `ledger.verify` asks the database, each check one set-based statement over a range.
+"""What `verify` looks for in transactions, holds and decisions, each as one statement: set-based, read only.
 
-A check yields rows (kind, subject, detail), one for each discrepancy, in the range (low, high] of its domain: `ids` are
-decision ids (so transactions, holds and review decisions too), `accounts` account ids, `offsets` one partition's
-offsets, and `once` has no range. Everything is recomputed from the entries; counters, caches and links are compared
-with that.
+A check's statement holds `WITHIN(column)` wherever it takes its part of the whole: a range above `:low` and up to
+`:high` or, when only what is new is verified, the ids in `:these`. Its rows are (kind, subject, detail), one per thing
+found, none on a sound ledger. What is replayed is always recomputed from the entries; counters, caches and links are
+compared with that.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-Domain = Literal["ids", "accounts", "offsets", "once"]
+Domain = Literal["ids", "holds", "lots", "originals", "accounts", "offsets", "once"]
+"""What a check's parts are parts of: ids of transactions and decisions, holds, lots, what was reversed, accounts,
+offsets of a log partition, or nothing: it is run once, and only if all is verified."""
+
+_WITHIN = re.compile(r"WITHIN\(([\w.]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One statement, the domain whose ranges it takes, and the names of what it finds."""
+    """One statement, the domain whose parts it takes, and the names of what it finds."""
 
     domain: Domain
     kinds: tuple[str, ...]
     sql: str
+
+    def over(self, *, listed: bool) -> str:
+        """The statement over a range, or over the ids `listed` in an array."""
+        if listed:
+            return _WITHIN.sub(r"\1 = ANY(CAST(:these AS bigint[]))", self.sql)
+        return _WITHIN.sub(r"(\1 > :low AND \1 <= :high)", self.sql)
 
 
 # Headers and entries agree, and every layer sums to zero. Which layers a transaction has follows from its kind.
@@ -39,8 +50,8 @@ WITH legs AS (
            sum(amount) FILTER (WHERE layer = 2) AS sum_2, sum(amount) FILTER (WHERE layer = 0 AND amount > 0) AS posted,
            sum(amount) FILTER (WHERE layer = 1 AND amount > 0) AS pending,
            sum(amount) FILTER (WHERE layer = 2 AND amount > 0) AS released
-      FROM entry WHERE txn_id > :low AND txn_id <= :high GROUP BY txn_id),
-headers AS (SELECT * FROM txn WHERE txn_id > :low AND txn_id <= :high),
+      FROM entry WHERE WITHIN(txn_id) GROUP BY txn_id),
+headers AS (SELECT * FROM txn WHERE WITHIN(txn_id)),
 judged AS (
     SELECT coalesce(t.txn_id, e.txn_id) AS txn_id,
            CASE WHEN t.txn_id IS NULL THEN 'entries_without_transaction'
@@ -59,7 +70,8 @@ SELECT kind, 'transaction ' || txn_id AS subject,
   FROM judged WHERE kind IS NOT NULL""",
 )
 
-# Every entry is on an account of its transaction's programme; members' entries are numbered, control accounts' are not.
+# Every entry is on an account of its transaction's programme; entries of members, arrears and pools are numbered,
+# those of control and store accounts are not.
 ENTRIES = Check(
     "ids",
     (
@@ -74,8 +86,9 @@ SELECT CASE WHEN a.account_id IS NULL THEN 'entry_without_account'
        format('account %s (%s) of programme %s, sequence %s; transaction of programme %s', e.account_id, a.kind,
               a.program, e.account_seq, t.program) AS detail
   FROM entry e JOIN txn t USING (txn_id) LEFT JOIN account a USING (account_id)
- WHERE e.txn_id > :low AND e.txn_id <= :high
-   AND (a.account_id IS NULL OR a.program <> t.program OR (a.kind = 'control') <> (e.account_seq IS NULL))""",
+ WHERE WITHIN(e.txn_id)
+   AND (a.account_id IS NULL OR a.program <> t.program
+        OR (a.kind IN ('control', 'store')) <> (e.account_seq IS NULL))""",
 )
 
 # A pending transaction is a hold, and a hold is a pending transaction, of the same points on the same accounts.
@@ -92,69 +105,105 @@ SELECT CASE WHEN h.hold_id IS NULL THEN 'pending_without_hold'
        'hold ' || coalesce(h.hold_id, t.txn_id) AS subject,
        format('hold: %s of %s on account %s; transaction: %s of %s', h.kind, h.amount, h.account_id, t.kind, t.amount)
            AS detail
-  FROM (SELECT * FROM txn WHERE txn_id > :low AND txn_id <= :high AND resolves IS NULL) t
-  FULL JOIN (SELECT * FROM hold WHERE hold_id > :low AND hold_id <= :high) h ON h.hold_id = t.txn_id
+  FROM (SELECT * FROM txn WHERE WITHIN(txn_id) AND resolves IS NULL) t
+  FULL JOIN (SELECT * FROM hold WHERE WITHIN(hold_id)) h ON h.hold_id = t.txn_id
  WHERE coalesce(t.pending, false) <> (h.hold_id IS NOT NULL)
     OR (h.program, h.kind, h.amount) <> (t.program, t.kind, t.amount)
+    OR (t.pending AND h.order_id IS DISTINCT FROM t.order_id)
     OR (t.pending AND NOT EXISTS (
         SELECT FROM entry e WHERE e.txn_id = h.hold_id AND e.layer = 1 AND e.account_id = h.account_id
                AND (h.peer_id IS NULL OR EXISTS (
                    SELECT FROM entry p WHERE p.txn_id = h.hold_id AND p.layer = 1 AND p.account_id = h.peer_id))))""",
 )
 
-# A hold is marked as ended exactly if a resolution says so, and that rests on a review decision of the same verdict.
+# A hold is marked as ended exactly if a resolution says so, and that rests on a review decision of the same verdict and
+# on a transaction of the points it says were posted, which are no more than were held (I4).
 RESOLUTIONS = Check(
-    "ids",
+    "holds",
     (
         "ended_without_resolution",
         "resolved_but_open",
         "resolution_without_decision",
         "resolution_without_transaction",
+        "posted_beyond_hold",
     ),
     """
 SELECT CASE WHEN h.resolved_at IS NOT NULL AND r.hold_id IS NULL THEN 'ended_without_resolution'
             WHEN h.resolved_at IS NULL THEN 'resolved_but_open'
             WHEN d.decision_id IS NULL OR d.hold_id <> r.hold_id OR d.verdict <> r.verdict
             THEN 'resolution_without_decision'
+            WHEN r.posted > abs(h.amount) OR r.posted < 0 THEN 'posted_beyond_hold'
             ELSE 'resolution_without_transaction' END AS kind,
        'hold ' || h.hold_id AS subject,
-       format('ended at %s; resolution %s by decision %s (%s, of hold %s); transaction %s', h.resolved_at, r.verdict,
-              r.decision_id, d.verdict, d.hold_id, t.txn_id) AS detail
+       format('%s held, ended at %s; resolution %s of %s by decision %s (%s, of hold %s); transaction %s of %s',
+              h.amount, h.resolved_at, r.verdict, r.posted, r.decision_id, d.verdict, d.hold_id, t.txn_id, t.amount)
+           AS detail
   FROM hold h LEFT JOIN hold_resolution r USING (hold_id) LEFT JOIN review_decision d ON d.decision_id = r.decision_id
   LEFT JOIN txn t ON t.txn_id = r.decision_id AND t.resolves = r.hold_id AND t.kind = r.verdict
- WHERE h.hold_id > :low AND h.hold_id <= :high
+       AND abs(t.amount) = CASE r.verdict WHEN 'post' THEN r.posted ELSE abs(h.amount) END
+ WHERE WITHIN(h.hold_id)
    AND ((h.resolved_at IS NULL) <> (r.hold_id IS NULL)
         OR (r.hold_id IS NOT NULL
-            AND (d.decision_id IS NULL OR d.hold_id <> r.hold_id OR d.verdict <> r.verdict OR t.txn_id IS NULL)))""",
+            AND (d.decision_id IS NULL OR d.hold_id <> r.hold_id OR d.verdict <> r.verdict OR t.txn_id IS NULL
+                 OR r.posted > abs(h.amount) OR r.posted < 0)))""",
 )
 
-# What a resolution releases is what its hold had pending, leg for leg, and what a post posts is the same again (a
-# member and the member's arrears are one here); what it says is what the resolution says.
+# What a resolution releases is what its hold had pending, leg for leg, and what a post posts is, on the same accounts,
+# the points its resolution says (a member and the member's arrears are one here).
 RELEASES = Check(
     "ids",
     ("release_differs", "posting_differs", "transaction_without_resolution"),
     """
-WITH ends AS (SELECT txn_id, resolves, kind FROM txn WHERE txn_id > :low AND txn_id <= :high AND resolves IS NOT NULL),
+WITH ends AS (
+    SELECT t.txn_id, t.resolves, t.kind, r.decision_id, r.verdict, r.posted
+      FROM txn t LEFT JOIN hold_resolution r ON r.hold_id = t.resolves
+     WHERE WITHIN(t.txn_id) AND t.resolves IS NOT NULL),
 legs AS (
     SELECT t.txn_id, e.account_id, e.amount, e.layer FROM ends t JOIN entry e ON e.txn_id = t.txn_id AND e.layer <> 1
     UNION ALL
     SELECT t.txn_id, e.account_id, -e.amount, 2 FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1
     UNION ALL
-    SELECT t.txn_id, e.account_id, -e.amount, 0 FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1
-     WHERE t.kind = 'post')
+    SELECT t.txn_id, e.account_id, -sign(e.amount)::bigint * t.posted, 0
+      FROM ends t JOIN entry e ON e.txn_id = t.resolves AND e.layer = 1 WHERE t.kind = 'post')
 SELECT CASE layer WHEN 2 THEN 'release_differs' ELSE 'posting_differs' END AS kind, 'transaction ' || txn_id AS subject,
-       format('%s %s: differs from what was pending by %s', CASE WHEN control THEN 'control' ELSE 'member' END, name,
-              sum(amount)) AS detail
-  FROM (SELECT legs.*, a.name, a.kind = 'control' AS control FROM legs LEFT JOIN account a USING (account_id)) named
- GROUP BY txn_id, layer, control, name HAVING sum(amount) <> 0
+       format('%s %s: differs from what was pending or approved by %s', whose, name, sum(amount)) AS detail
+  FROM (SELECT legs.*, a.name, CASE a.kind WHEN 'arrears' THEN 'member' ELSE a.kind END AS whose
+          FROM legs LEFT JOIN account a USING (account_id)) named
+ GROUP BY txn_id, layer, whose, name HAVING sum(amount) <> 0
 UNION ALL
-SELECT 'transaction_without_resolution', 'transaction ' || t.txn_id,
-       format('%s of hold %s, which is resolved by %s', t.kind, t.resolves, r.decision_id)
-  FROM ends t LEFT JOIN hold_resolution r ON r.hold_id = t.resolves
- WHERE r.decision_id IS DISTINCT FROM t.txn_id OR r.verdict <> t.kind""",
+SELECT 'transaction_without_resolution', 'transaction ' || txn_id,
+       format('%s of hold %s, which is resolved by %s', kind, resolves, decision_id)
+  FROM ends WHERE decision_id IS DISTINCT FROM txn_id OR verdict <> kind""",
 )
 
-# What moves points was decided so, and what was decided so moved them; account, event and points are the same.
+# A hold held again stands for what was left of one that a reversal voided, on the same account.
+REPLACEMENTS = Check(
+    "holds",
+    ("replacement_differs",),
+    """
+SELECT 'replacement_differs' AS kind, 'hold ' || h.hold_id AS subject,
+       format('%s of %s on account %s replaces hold %s: %s of %s on account %s, ended by %s', h.kind, h.amount,
+              h.account_id, h.replaces, o.kind, o.amount, o.account_id, r.verdict) AS detail
+  FROM hold h LEFT JOIN hold o ON o.hold_id = h.replaces LEFT JOIN hold_resolution r ON r.hold_id = h.replaces
+ WHERE WITHIN(h.hold_id) AND h.replaces IS NOT NULL
+   AND ((o.program, o.account_id, o.kind) IS DISTINCT FROM (h.program, h.account_id, h.kind)
+        OR o.peer_id IS DISTINCT FROM h.peer_id OR r.verdict IS DISTINCT FROM 'void'
+        OR sign(o.amount) <> sign(h.amount) OR abs(h.amount) > abs(o.amount))""",
+)
+
+# Decisions of people and of policy: each verdict that ends a hold has ended it.
+REVIEWS = Check(
+    "ids",
+    ("review_without_resolution",),
+    """
+SELECT 'review_without_resolution' AS kind, 'decision ' || d.decision_id AS subject,
+       format('%s of hold %s by %s', d.verdict, d.hold_id, d.actor) AS detail
+  FROM review_decision d LEFT JOIN hold_resolution r USING (decision_id)
+ WHERE WITHIN(d.decision_id) AND d.verdict <> 'escalate' AND r.decision_id IS NULL""",
+)
+
+# What an event moved was decided so, and what was decided so moved; account, event and points are the same. An account
+# may have been merged into another, and a member may have acted for a pool.
 DECISIONS = Check(
     "ids",
     (
@@ -163,8 +212,10 @@ DECISIONS = Check(
         "decision_differs",
     ),
     """
-WITH moved AS (SELECT * FROM txn WHERE txn_id > :low AND txn_id <= :high AND resolves IS NULL),
-decided AS (SELECT * FROM decision WHERE decision_id > :low AND decision_id <= :high)
+WITH moved AS (
+    SELECT * FROM txn
+     WHERE WITHIN(txn_id) AND resolves IS NULL AND source NOT LIKE 'pointguard:%' AND kind <> 'reverse'),
+decided AS (SELECT * FROM decision WHERE WITHIN(decision_id) AND type <> 'reverse')
 SELECT CASE WHEN d.decision_id IS NULL THEN 'transaction_without_decision'
             WHEN t.txn_id IS NULL THEN 'decision_without_transaction' ELSE 'decision_differs' END AS kind,
        'decision ' || coalesce(t.txn_id, d.decision_id) AS subject,
@@ -177,82 +228,54 @@ SELECT CASE WHEN d.decision_id IS NULL THEN 'transaction_without_decision'
         AND (d.outcome <> CASE WHEN t.pending THEN 'hold' ELSE 'approve' END
              OR (d.program, d.type, d.source, d.event_id) <> (t.program, t.kind, t.source, t.event_id)
              OR d.points IS DISTINCT FROM t.amount
-             OR NOT EXISTS (SELECT FROM entry e JOIN account a USING (account_id)
-                             WHERE e.txn_id = t.txn_id AND a.kind <> 'control' AND a.name = d.account)))""",
+             OR NOT EXISTS (
+                 SELECT FROM entry e JOIN account a USING (account_id)
+                  WHERE e.txn_id = t.txn_id AND a.kind NOT IN ('control', 'store')
+                    AND (a.name = d.account
+                         OR (a.kind = 'pool' AND EXISTS (
+                             SELECT FROM pool_member p JOIN account m ON m.account_id = p.member_id
+                              WHERE p.pool_id = a.account_id AND m.name = d.account))
+                         OR EXISTS (
+                             WITH RECURSIVE became AS (
+                                 SELECT m.merged_into AS account_id FROM account m
+                                  WHERE (m.program, m.kind, m.name) = (d.program, 'member', d.account)
+                                 UNION
+                                 SELECT m.merged_into FROM became b JOIN account m USING (account_id))
+                             SELECT FROM became b JOIN account m USING (account_id)
+                              WHERE m.name = a.name
+                                 OR (a.kind = 'pool' AND EXISTS (SELECT FROM pool_member p
+                                      WHERE p.pool_id = a.account_id AND p.member_id = b.account_id)))))))""",
 )
 
-# Every account's counters, entry count and sequence, replayed from its entries.
-ACCOUNTS = Check(
-    "accounts",
-    (
-        "counters_differ",
-        "entry_count_differs",
-        "negative_available",
-        "negative_arrears",
-        "wrong_arrears_link",
-    ),
-    """
-WITH replay AS (
-    SELECT account_id, count(*) AS entries, max(account_seq) AS last,
-           coalesce(-sum(amount) FILTER (WHERE layer = 0 AND amount < 0), 0) AS posted_dr,
-           coalesce(sum(amount) FILTER (WHERE layer = 0 AND amount > 0), 0) AS posted_cr,
-           coalesce(sum(CASE layer WHEN 1 THEN -amount ELSE amount END) FILTER (WHERE layer > 0 AND amount < 0), 0)
-               AS pending_dr,
-           coalesce(sum(CASE layer WHEN 1 THEN amount ELSE -amount END) FILTER (WHERE layer > 0 AND amount > 0), 0)
-               AS pending_cr
-      FROM entry WHERE account_id > :low AND account_id <= :high AND account_seq IS NOT NULL GROUP BY account_id),
-compared AS (
-    SELECT a.*, coalesce(r.entries, 0) AS entries, coalesce(r.last, 0) AS last, coalesce(r.posted_dr, 0) AS r_posted_dr,
-           coalesce(r.posted_cr, 0) AS r_posted_cr, coalesce(r.pending_dr, 0) AS r_pending_dr,
-           coalesce(r.pending_cr, 0) AS r_pending_cr
-      FROM account a LEFT JOIN replay r USING (account_id)
-     WHERE a.account_id > :low AND a.account_id <= :high AND a.kind <> 'control'),
-judged AS (
-    SELECT *, CASE
-        WHEN (posted_dr, posted_cr, pending_dr, pending_cr) <> (r_posted_dr, r_posted_cr, r_pending_dr, r_pending_cr)
-        THEN 'counters_differ'
-        WHEN entry_count <> entries OR entry_count <> last THEN 'entry_count_differs'
-        WHEN kind = 'member' AND posted_cr - posted_dr - pending_dr < 0 THEN 'negative_available'
-        WHEN kind = 'arrears' AND posted_dr - posted_cr < 0 THEN 'negative_arrears'
-        WHEN (kind = 'member' AND arrears_id IS NOT NULL AND NOT EXISTS (
-                 SELECT FROM account o WHERE o.account_id = compared.arrears_id AND o.kind = 'arrears'
-                        AND (o.program, o.name) = (compared.program, compared.name)))
-          OR (kind = 'arrears' AND NOT EXISTS (
-                 SELECT FROM account m WHERE m.program = compared.program AND m.kind = 'member'
-                        AND m.name = compared.name AND m.arrears_id = compared.account_id))
-        THEN 'wrong_arrears_link' END AS verdict
-      FROM compared)
-SELECT verdict AS kind, format('account %s (%s %s of %s)', account_id, kind, name, program) AS subject,
-       format('counters %s, %s, %s, %s with %s entries; replayed %s, %s, %s, %s with %s entries, the last numbered %s',
-              posted_dr, posted_cr, pending_dr, pending_cr, entry_count, r_posted_dr, r_posted_cr, r_pending_dr,
-              r_pending_cr, entries, last) AS detail
-  FROM judged WHERE verdict IS NOT NULL""",
-)
-
-# Debits equal credits in each programme, posted and pending, over all its accounts, control tails included.
-CONSERVATION = Check(
-    "once",
-    ("not_conserved",),
-    """
-SELECT 'not_conserved' AS kind, 'programme ' || program AS subject,
-       format('posted: debits %s, credits %s; pending: debits %s, credits %s', sum(posted_dr), sum(posted_cr),
-              sum(pending_dr), sum(pending_cr)) AS detail
-  FROM (SELECT program, posted_dr, posted_cr, pending_dr, pending_cr FROM account
-        UNION ALL
-        SELECT a.program, d.posted_dr, d.posted_cr, d.pending_dr, d.pending_cr
-          FROM control_delta d JOIN account a USING (account_id)) counters
- GROUP BY program HAVING sum(posted_dr) <> sum(posted_cr) OR sum(pending_dr) <> sum(pending_cr)""",
-)
-
-# Decisions of people and of policy: each verdict that ends a hold has ended it.
-REVIEWS = Check(
+# What the ledger does by itself has its cause: a lot that was due, a hold that a reversal voided, a refund told, an
+# account merged. Adjustments and imports are checked with their own tables.
+CAUSES = Check(
     "ids",
-    ("review_without_resolution",),
+    ("own_without_cause", "expired_early"),
     """
-SELECT 'review_without_resolution' AS kind, 'decision ' || d.decision_id AS subject,
-       format('%s of hold %s by %s', d.verdict, d.hold_id, d.actor) AS detail
-  FROM review_decision d LEFT JOIN hold_resolution r USING (decision_id)
- WHERE d.decision_id > :low AND d.decision_id <= :high AND d.verdict <> 'escalate' AND r.decision_id IS NULL""",
+WITH own AS (SELECT * FROM txn WHERE WITHIN(txn_id) AND (source LIKE 'pointguard:%' OR kind IN ('expire', 'merge'))),
+judged AS (
+    SELECT t.*, CASE t.source
+        WHEN 'pointguard:expiry' THEN t.kind = 'expire' AND NOT t.pending AND EXISTS (
+            SELECT FROM lot_use u WHERE (u.txn_id, u.action, u.amount) = (t.txn_id, 'expire', t.amount)
+               AND u.lot_id::text = t.event_id)
+        WHEN 'pointguard:reversal' THEN t.pending AND EXISTS (
+            SELECT FROM hold h WHERE h.hold_id = t.txn_id AND h.replaces::text = t.event_id)
+        WHEN 'pointguard:refund' THEN t.kind = 'reverse' AND EXISTS (
+            SELECT FROM reversal r WHERE r.reversal_id = t.txn_id
+               AND t.event_id = format('%s/%s/%s', r.order_id, r.refund_id, r.original_txn))
+        WHEN 'pointguard:merge' THEN t.kind = 'merge' AND EXISTS (
+            SELECT FROM account_merge m WHERE m.merge_id = t.txn_id AND m.from_id::text = t.event_id)
+        ELSE t.source IN ('pointguard:adjustment', 'pointguard:import') AND t.kind = 'adjust' END AS sound
+      FROM own t)
+SELECT 'own_without_cause' AS kind, 'transaction ' || txn_id AS subject,
+       format('%s of %s by %s %s', kind, amount, source, event_id) AS detail
+  FROM judged WHERE NOT sound
+UNION ALL
+SELECT 'expired_early', 'transaction ' || t.txn_id,
+       format('lot %s expires at %s, recorded at %s', l.lot_id, l.expires_at, t.recorded_at)
+  FROM own t JOIN lot_use u ON u.txn_id = t.txn_id AND u.action = 'expire' JOIN lot l USING (lot_id)
+ WHERE l.expires_at IS NULL OR l.expires_at > t.recorded_at""",
 )
 
 # Every event that came in has exactly one outcome: a decision, or a dead letter at its own place in the log.
@@ -275,7 +298,7 @@ SELECT CASE WHEN d.decision_id IS NULL THEN 'event_without_outcome' ELSE 'event_
    AND (d.decision_id IS NULL) = (l.id IS NULL)""",
 )
 
-# Control accounts have no numbered entries: their sums are collected range by range.
+# Control and store accounts have no numbered entries: their sums are collected part by part.
 CONTROL_SUMS = """
 SELECT account_id, coalesce(-sum(amount) FILTER (WHERE layer = 0 AND amount < 0), 0),
        coalesce(sum(amount) FILTER (WHERE layer = 0 AND amount > 0), 0),
@@ -289,9 +312,9 @@ CHECKS = (
     HOLDS,
     RESOLUTIONS,
     RELEASES,
+    REPLACEMENTS,
     REVIEWS,
     DECISIONS,
-    ACCOUNTS,
+    CAUSES,
     EVENTS,
-    CONSERVATION,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from threading import Lock
 
 from sqlalchemy import Connection, text
@@ -36,3 +37,8 @@ class IdBlocks:
                 if len(block) > wanted:
                     self._free.insert(0, block[wanted:])
         return taken
+
+    def stream(self, conn: Connection) -> Iterator[int]:
+        """Give new ids one by one, each taken when it is asked for, as long as `conn` is open."""
+        while True:
+            yield self.take(conn, 1)[0]

@@ -2,339 +2,229 @@
 
 A movement debits one account and credits another:
 
-| kind      | debit                | credit               |
-|-----------|----------------------|----------------------|
-| earn      | programme's issued   | member               |
-| redeem    | member               | programme's redeemed |
-| transfer  | member               | the other member     |
-| adjust +  | programme's adjust   | member               |
-| adjust -  | member               | programme's adjust   |
+| kind      | debit                         | credit                          |
+|-----------|-------------------------------|---------------------------------|
+| earn      | programme's issued, or store  | member                          |
+| redeem    | member or pool                | programme's redeemed, or store  |
+| transfer  | member or pool                | the other member, or a pool     |
+| adjust +  | programme's adjust            | member                          |
+| adjust -  | member                        | programme's adjust              |
+| reverse   | as `ledger.reversal` says     |                                 |
 
-Held, the two legs are pending: a pending debit is no longer available, a pending credit not yet. Posted, whatever comes
-in pays the member's arrears first, and what a fact takes out beyond the available balance becomes arrears. A refused
-movement changes nothing and says why; no movement can spoil another.
+Held, the two legs are pending: a pending debit is no longer available and reserves lots, a pending credit is not yet
+available and has no lot. Posted, whatever comes in becomes lots and pays the member's arrears first, and what a fact
+takes out beyond what may be spent becomes arrears. Points that are due are never spent: they expire before an outflow
+goes through. A refused movement changes nothing, not even what is due, and says why; no movement can spoil another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
-from ledger.movement import (
-    MAX_POINTS,
-    PENDING,
-    POSTED,
-    RELEASE,
-    AccountChange,
-    Accounts,
-    Code,
-    ControlChange,
-    Entry,
-    Key,
-    Movement,
-    NewArrears,
-    NewHold,
-    Plan,
-    Result,
-    Txn,
-)
+from ledger.desk import Desk
+from ledger.lots import Grant
+from ledger.movement import MAX_POINTS, POOL, POSTED, Accounts, Code, Key, Movement, OpenHold, Result
+from ledger.plan import Plan, Txn
+from ledger.reversal import reverse
+from ledger.settling import give_parts, open_hold
+from ledger.terms import Terms, lot_expiry
+from ledger.working import Working
 
-_MOVES = frozenset({"posted", "held"})
-_MAX_DELTA = 2**62
-_OUTFLOWS = frozenset({"redeem", "transfer"})
-
-
-class OpenHold(NamedTuple):
-    """A hold as the pure core needs it to end it; `peer` is the receiving member of a transfer."""
-
-    hold_id: int
-    program: str
-    kind: str
-    amount: int
-    account: str
-    peer: str | None
-
-
-class Settlement(NamedTuple):
-    """The end of a hold: `txn_id` is the id of the review decision that ends it."""
-
-    txn_id: int
-    hold: OpenHold
-    verdict: Literal["post", "void"]
-    occurred_ms: int
+_GIVERS = {"earn": "issued", "adjust": "adjust"}
+_OUTFLOWS = frozenset({"redeem", "transfer", "adjust"})
+_TAKERS = {"redeem": "redeemed", "adjust": "adjust"}
 
 
 def plan(
     accounts: Accounts,
     movements: Sequence[Movement],
+    now: Mapping[str, int],
+    ids: Iterator[int],
     signed_up: Mapping[Key, int] | None = None,
     credential_changed: Mapping[Key, int] | None = None,
 ) -> Plan:
-    """Decide every movement in order, each on the balances the earlier ones left.
+    """Decide every movement in order, each on the balances and lots the earlier ones left.
 
-    `signed_up` and `credential_changed` (epoch milliseconds by account key) are facts to keep on the accounts: the
-    first sign-up told and the latest change stay. Every account named must be in `accounts` (KeyError otherwise).
-    Reasons of refusal are looked for in the order of `Code`; a movement with verdict `reject` moves nothing, unless it
-    is an outflow and a fact.
+    `now` is the ledger's time by programme, `ids` gives ids for further lots and for expiries. `signed_up` and
+    `credential_changed` (epoch milliseconds by account key) are facts to keep on the accounts: the first sign-up told
+    and the latest change stay. Every account named must be in `accounts` (KeyError otherwise), with its lots if
+    something may be taken from it. Reasons of refusal are looked for in the order of `Code`; a movement with verdict
+    `reject` moves nothing, unless it is an outflow and a fact.
     """
-    desk = _Desk(accounts)
-    results = tuple([desk.decide(movement) for movement in movements])
-    return desk.close(results, signed_up or {}, credential_changed or {})
+    desk = Desk(accounts, now, ids)
+    results = tuple([_decide(desk, movement) for movement in movements])
+    return desk.close(results, signed_up, credential_changed)
 
 
-def settle(accounts: Accounts, settlements: Iterable[Settlement]) -> Plan:
-    """End open holds, each by a new transaction that releases its pending legs and, for a post, posts them.
-
-    A hold set the points aside when it opened, so neither verdict can break a bound.
-    """
-    desk = _Desk(accounts)
-    for settlement in settlements:
-        desk.settle(settlement)
-    return desk.close((), {}, {})
-
-
-class _Account:
-    """A working copy of an account; control accounts start at zero and only collect what the batch adds."""
-
-    __slots__ = ("account_id", "arrears", "before", "entry_count", "numbered", "pending_cr", "pending_dr", "posted_cr",
-                 "posted_dr")  # fmt: skip
-
-    def __init__(self, account_id: int, counters: tuple[int, int, int, int, int], *, numbered: bool = True) -> None:
-        self.account_id = account_id
-        self.posted_dr, self.posted_cr, self.pending_dr, self.pending_cr, self.entry_count = counters
-        self.before = counters
-        self.numbered = numbered
-        self.arrears: _Account | None = None
-
-    @property
-    def available(self) -> int:
-        return self.posted_cr - self.posted_dr - self.pending_dr
-
-    @property
-    def owed(self) -> int:
-        return self.arrears.posted_dr - self.arrears.posted_cr if self.arrears is not None else 0
-
-    def changes(self) -> tuple[int, int, int, int, int]:
-        before = self.before
-        return (
-            self.posted_dr - before[0],
-            self.posted_cr - before[1],
-            self.pending_dr - before[2],
-            self.pending_cr - before[3],
-            self.entry_count - before[4],
-        )
-
-
-class _Desk:
-    """One batch being decided: working copies of the accounts it touches, and what is to be written."""
-
-    def __init__(self, accounts: Accounts) -> None:
-        self._accounts = accounts
-        self._members: dict[Key, _Account] = {}
-        self._controls: dict[Key, _Account] = {}
-        self._txns: list[Txn] = []
-        self._entries: list[Entry] = []
-        self._holds: list[NewHold] = []
-        self._new_arrears: list[NewArrears] = []
-        self._leg = 0
-
-    def decide(self, movement: Movement) -> Result:
-        member = self._member(movement.program, movement.account)
-        code = self._examine(movement, member)
-        if code in _MOVES:
-            debit, credit = self._sides(movement.kind, movement.program, movement.points, member, movement.to)
-            if code == "posted":
-                self._begin(movement, pending=False)
-                self._post(movement.id, debit, credit, abs(movement.points), (movement.program, movement.account))
-            else:
-                self._begin(movement, pending=True)
-                self._enter(movement.id, debit, -abs(movement.points), PENDING)
-                self._enter(movement.id, credit, abs(movement.points), PENDING)
-                self._hold(movement, member.account_id, credit)
-        return Result(code, member.available, member.owed)
-
-    def settle(self, settlement: Settlement) -> None:
-        txn_id, hold, verdict, occurred_ms = settlement
-        member = self._member(hold.program, hold.account)
-        debit, credit = self._sides(hold.kind, hold.program, hold.amount, member, hold.peer)
-        self._leg = 0
-        header = (txn_id, hold.program, verdict, None, None, hold.hold_id, hold.amount)
-        self._txns.append(Txn(*header, pending=False, occurred_ms=occurred_ms))
-        self._enter(txn_id, debit, -abs(hold.amount), RELEASE)
-        self._enter(txn_id, credit, abs(hold.amount), RELEASE)
-        if verdict == "post":
-            self._post(txn_id, debit, credit, abs(hold.amount), (hold.program, hold.account))
-
-    def close(
-        self, results: tuple[Result, ...], signed_up: Mapping[Key, int], credential_changed: Mapping[Key, int]
-    ) -> Plan:
-        for key in (*signed_up, *credential_changed):
-            self._member(*key)
-        changes: list[AccountChange] = []
-        for key, account in self._members.items():
-            created = account.arrears is not None and account.arrears.account_id < 0
-            told = (
-                account.arrears.account_id if created and account.arrears is not None else 0,
-                signed_up.get(key, 0),
-                credential_changed.get(key, 0),
-            )
-            delta = account.changes()
-            if delta[4] or any(told):
-                changes.append(AccountChange(account.account_id, account.before[4], *delta, *told))
-            if account.arrears is not None and account.arrears.entry_count != account.arrears.before[4]:
-                arrears = account.arrears
-                changes.append(AccountChange(arrears.account_id, arrears.before[4], *arrears.changes()))
-        controls = [change for control in self._controls.values() for change in _control_changes(control)]
-        return Plan(
-            results,
-            tuple(self._txns),
-            tuple(self._entries),
-            tuple(self._holds),
-            tuple(changes),
-            tuple(controls),
-            tuple(self._new_arrears),
-        )
-
-    def _examine(self, movement: Movement, member: _Account) -> Code:
-        outflow = _takes(movement)
-        must = outflow and movement.fact
-        if movement.verdict == "reject" and not must:
-            return "rejected"
-        amount = -movement.points if outflow and movement.kind == "adjust" else movement.points
-        if not 0 < amount <= MAX_POINTS:
-            return "points_out_of_range"
-        if movement.kind == "transfer" and movement.to in {None, movement.account}:
-            return "same_account"
-        if self._overflows(movement, member, amount):
-            return "balance_out_of_range"
-        if outflow and not must and member.available < amount:
-            return "insufficient_balance"
-        return "held" if movement.verdict == "hold" and not must else "posted"
-
-    def _overflows(self, movement: Movement, member: _Account, amount: int) -> bool:
-        receiver: _Account | None = member
-        if movement.kind == "transfer":
-            receiver = self._member(movement.program, movement.to or "")
-        elif _takes(movement):
-            receiver = None
-        if receiver is not None and receiver.posted_cr + receiver.pending_cr + amount > MAX_POINTS:
-            return True
-        # Only a fact outflow may fall short, and its shortfall grows what was ever owed.
-        short = movement.fact and _takes(movement) and member.available < amount
-        return short and member.arrears is not None and member.arrears.posted_dr + amount > MAX_POINTS
-
-    def _sides(
-        self, kind: str, program: str, points: int, member: _Account, peer: str | None
-    ) -> tuple[_Account, _Account]:
-        if kind == "earn":
-            return self._control(program, "issued"), member
-        if kind == "redeem":
-            return member, self._control(program, "redeemed")
-        if kind == "transfer":
-            return member, self._member(program, peer or "")
-        if kind == "adjust":
-            control = self._control(program, "adjust")
-            return (control, member) if points > 0 else (member, control)
-        raise ValueError(f"unknown kind of movement: {kind!r}")
-
-    def _begin(self, movement: Movement, *, pending: bool) -> None:
-        self._leg = 0
-        self._txns.append(
-            Txn(
-                movement.id,
-                movement.program,
-                movement.kind,
-                movement.source,
-                movement.event_id,
-                None,
-                movement.points,
-                pending,
-                movement.occurred_ms,
-            )
-        )
-
-    def _hold(self, movement: Movement, account_id: int, credit: _Account) -> None:
-        self._holds.append(
-            NewHold(
-                movement.id,
-                movement.program,
-                account_id,
-                credit.account_id if movement.kind == "transfer" else None,
-                movement.kind,
-                movement.points,
-                movement.due_seconds,
-                movement.on_timeout,
-            )
-        )
-
-    def _post(self, txn_id: int, debit: _Account, credit: _Account, amount: int, payer: Key) -> None:
-        short = max(0, amount - debit.available) if debit.numbered else 0
-        if amount > short:
-            self._enter(txn_id, debit, short - amount, POSTED)
-        if short:
-            self._enter(txn_id, self._arrears(debit, payer), -short, POSTED)
-        repaid = min(credit.owed, amount)
-        if amount > repaid:
-            self._enter(txn_id, credit, amount - repaid, POSTED)
-        if repaid and credit.arrears is not None:
-            self._enter(txn_id, credit.arrears, repaid, POSTED)
-
-    def _enter(self, txn_id: int, account: _Account, amount: int, layer: int) -> None:
-        if account.numbered:
-            account.entry_count += 1
-        if layer == POSTED:
-            if amount > 0:
-                account.posted_cr += amount
-            else:
-                account.posted_dr -= amount
-        else:
-            opened = amount if layer == PENDING else -amount
-            if amount > 0:
-                account.pending_cr += opened
-            else:
-                account.pending_dr -= opened
-        self._entries.append(Entry(txn_id, account.account_id, amount, account.entry_count, self._leg, layer))
-        self._leg += 1
-
-    def _member(self, program: str, name: str) -> _Account:
-        key = (program, name)
-        account = self._members.get(key)
-        if account is None:
-            state = self._accounts.members[key]
-            account = self._members[key] = _Account(state.account_id, state[1:6])
-            if state.arrears is not None:
-                owed = state.arrears
-                account.arrears = _Account(owed.account_id, (owed.posted_dr, owed.posted_cr, 0, 0, owed.entry_count))
-        return account
-
-    def _arrears(self, member: _Account, key: Key) -> _Account:
-        if member.arrears is None:
-            placeholder = -1 - len(self._new_arrears)
-            self._new_arrears.append(NewArrears(placeholder, *key))
-            member.arrears = _Account(placeholder, (0, 0, 0, 0, 0))
-        return member.arrears
-
-    def _control(self, program: str, name: str) -> _Account:
-        key = (program, name)
-        control = self._controls.get(key)
-        if control is None:
-            control = _Account(self._accounts.controls[key], (0, 0, 0, 0, 0), numbered=False)
-            self._controls[key] = control
-        return control
-
-
-def _takes(movement: Movement) -> bool:
+def _decide(desk: Desk, movement: Movement) -> Result:
+    if movement.account.startswith(POOL):  # nobody is a pool
+        return Result("rejected" if movement.verdict == "reject" else "not_in_pool", 0, 0)
+    account = desk.account((movement.program, movement.account))
     kind = movement.kind
-    return kind in _OUTFLOWS or (kind == "adjust" and movement.points < 0)
+    if kind == "earn" or (kind == "adjust" and movement.points >= 0):
+        code = _inflow(desk, movement, account)
+    elif kind == "reverse":
+        code = reverse(desk, movement)
+    elif kind in _OUTFLOWS:
+        code, account = _outflow(desk, movement, account)
+    else:
+        raise ValueError(f"unknown kind of movement: {kind!r}")
+    return Result._make((code, account.available, account.owed))
 
 
-def _control_changes(control: _Account) -> list[ControlChange]:
-    # A batch of the largest points there are may add up to more than a bigint holds; then it takes several rows.
-    posted_dr, posted_cr, pending_dr, pending_cr, _ = control.changes()
-    left = [posted_dr, posted_cr, pending_dr, pending_cr]
-    rows: list[ControlChange] = []
-    while any(left) or not rows:
-        part = [max(-_MAX_DELTA, min(_MAX_DELTA, value)) for value in left]
-        rows.append(ControlChange(control.account_id, *part))
-        left = [value - taken for value, taken in zip(left, part, strict=True)]
-    return rows
+def _inflow(desk: Desk, movement: Movement, account: Working) -> Code:
+    program, points = movement.program, movement.points
+    terms = desk.terms(program)
+    if movement.verdict == "reject":
+        return "rejected"
+    if not 0 < points <= terms.max_posting:
+        return "points_out_of_range"
+    if movement.pool is not None:
+        return "not_in_pool"
+    if overflows(account, points, terms):
+        return "balance_out_of_range"
+    if movement.verdict == "hold":
+        if account.open_holds >= terms.max_open_holds:
+            return "too_many_holds"
+        _hold(desk, movement, account, None)
+        return "held"
+    txn_id = movement.id
+    desk.begin(_header(movement, pending=False))
+    desk.enter(txn_id, desk.control(program, _GIVERS[movement.kind], movement.store), -points, POSTED)
+    desk.give(txn_id, account, (_granted(desk, movement, points, terms),))
+    return "posted"
+
+
+def _outflow(desk: Desk, movement: Movement, account: Working) -> tuple[Code, Working]:
+    # A pool has no arrears, so what is told of it as a fact is still a request.
+    must = movement.fact and movement.pool is None
+    payer = account if movement.pool is None else _pool(desk, movement, account)
+    due = 0 if payer is None else desk.due_points(payer)
+    code = _refusal(desk, movement, account, payer, due)
+    if code is not None or payer is None:
+        return code or "not_in_pool", payer or account
+    receiver = desk.account((movement.program, movement.to or "")) if movement.kind == "transfer" else None
+    if due:
+        desk.expire_due(payer)
+    if movement.verdict == "hold" and not must:
+        _hold(desk, movement, payer, receiver)
+        desk.reserve(movement.id, payer, abs(movement.points))
+        return "held", payer
+    _take_out(desk, movement, payer, receiver)
+    return "posted", payer
+
+
+def _refusal(desk: Desk, movement: Movement, account: Working, payer: Working | None, due: int) -> Code | None:
+    must, terms = movement.fact and movement.pool is None, desk.terms(movement.program)
+    amount = -movement.points if movement.kind == "adjust" else movement.points
+    if movement.verdict == "reject" and not must:
+        return "rejected"
+    if not 0 < amount <= terms.max_posting:
+        return "points_out_of_range"
+    if movement.kind == "transfer":
+        code = _misdirected(desk, movement, account, payer, amount)
+        if code is not None:
+            return code
+    if payer is None:
+        return "not_in_pool"
+    if payer.available - due < amount:
+        if not must:
+            return "insufficient_balance"
+        if payer.arrears is not None and payer.arrears.posted_dr + amount > MAX_POINTS:
+            return "balance_out_of_range"
+    if movement.verdict == "hold" and not must and payer.open_holds >= terms.max_open_holds:
+        return "too_many_holds"
+    return None
+
+
+def _misdirected(desk: Desk, movement: Movement, account: Working, payer: Working | None, amount: int) -> Code | None:
+    program, name = movement.program, movement.to
+    if name is None or (movement.pool is not None and name == POOL + movement.pool):
+        return "same_account"
+    key = (program, name)
+    if name.startswith(POOL) and not _belongs(desk, key, movement, account):
+        return "not_in_pool"
+    receiver = desk.account(key)
+    if receiver is payer:
+        return "same_account"
+    if payer is None:
+        return "not_in_pool"
+    return "balance_out_of_range" if overflows(receiver, amount, desk.terms(program)) else None
+
+
+def _pool(desk: Desk, movement: Movement, account: Working) -> Working | None:
+    key = (movement.program, POOL + (movement.pool or ""))
+    return desk.account(key) if movement.kind != "adjust" and _belongs(desk, key, movement, account) else None
+
+
+def _belongs(desk: Desk, pool: Key, movement: Movement, account: Working) -> bool:
+    members = desk.accounts.pools.get(pool, frozenset())
+    return movement.account in members or account.key[1] in members
+
+
+def overflows(account: Working, points: int, terms: Terms) -> bool:
+    """Whether an account can't get so many points: more than were ever counted, or more than the terms let it have."""
+    counted = account.posted_cr + account.pending_cr + points
+    return counted > MAX_POINTS or counted - account.posted_dr > terms.max_balance
+
+
+def _header(movement: Movement, *, pending: bool) -> Txn:
+    return Txn._make(
+        (
+            movement.id,
+            movement.program,
+            movement.kind,
+            movement.source,
+            movement.event_id,
+            None,
+            movement.points,
+            pending,
+            movement.occurred_ms,
+            movement.order,
+        )
+    )
+
+
+def _granted(desk: Desk, movement: Movement, points: int, terms: Terms) -> Grant:
+    expires_ms = movement.expires_ms
+    if expires_ms is None and terms.expiry_days is not None:
+        expires_ms = lot_expiry(terms, movement.occurred_ms, desk.time_of(movement.program))
+    return Grant(points, movement.occurred_ms, expires_ms, movement.store)
+
+
+def _hold(desk: Desk, movement: Movement, account: Working, receiver: Working | None) -> None:
+    wait = movement.due_seconds
+    hold = OpenHold(
+        movement.id,
+        movement.program,
+        movement.kind,
+        movement.points,
+        account.key[1],
+        None if receiver is None else receiver.key[1],
+        movement.occurred_ms,
+        None if wait is None else desk.time_of(movement.program) + wait * 1000,
+        movement.on_timeout,
+        store=movement.store,
+        order=movement.order,
+        expires_ms=movement.expires_ms,
+    )
+    desk.begin(_header(movement, pending=True))
+    open_hold(desk, hold)
+
+
+def _take_out(desk: Desk, movement: Movement, payer: Working, receiver: Working | None) -> None:
+    txn_id, amount = movement.id, abs(movement.points)
+    paid = min(amount, payer.available)  # what was due is gone by now
+    short = amount - paid
+    desk.begin(_header(movement, pending=False))
+    parts = desk.take(txn_id, payer, paid, "debit" if receiver is None else "transfer") if paid else []
+    if short:
+        desk.enter(txn_id, desk.arrears(payer), -short, POSTED)
+    if receiver is None:
+        control = desk.control(movement.program, _TAKERS[movement.kind], movement.store)
+        desk.enter(txn_id, control, amount, POSTED)
+    elif short:
+        # What the sender lacked is new points to the receiver, of no lot.
+        give_parts(desk, txn_id, receiver, parts, _granted(desk, movement, short, desk.terms(movement.program)))
+    else:
+        give_parts(desk, txn_id, receiver, parts)

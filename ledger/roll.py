@@ -1,4 +1,4 @@
-"""Control accounts without a hot row: batches append deltas, the roller folds them, a read adds up both."""
+"""Control and stores' accounts without a hot row: batches append deltas, the roller folds them, a read adds up both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class ControlBalance:
     deltas: int
 
 
-_LOCK = text("SELECT account_id FROM account WHERE kind = 'control' ORDER BY account_id FOR UPDATE SKIP LOCKED")
+_LOCK = text("""
+SELECT account_id FROM account WHERE account_id = ANY(ARRAY(SELECT DISTINCT account_id FROM control_delta))
+ ORDER BY account_id FOR UPDATE SKIP LOCKED""")
 
 _FOLDABLE = text("""
 SELECT a.account_id FROM account a JOIN control_delta d USING (account_id)
@@ -56,7 +58,7 @@ SELECT a.program, a.name, a.posted_dr + coalesce(d.posted_dr, 0), a.posted_cr + 
 
 
 def roll_up(conn: Connection) -> int:
-    """Fold the deltas of the control accounts nobody else is folding; returns how many delta rows went.
+    """Fold the deltas of the accounts nobody else is folding; returns how many delta rows went.
 
     Several rollers may run: each takes the accounts it can lock, and the caller's commit lets them go.
     """

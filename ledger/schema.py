@@ -1,7 +1,8 @@
 """The tables of the ledger proper, as SQLAlchemy metadata.
 
-The migrations under `ledger/migrations` create them and are the truth in production; a test compares the two. Tables of
-delivery, decisions and models are in `ledger.schema_delivery`, on the same metadata.
+The migrations under `ledger/migrations` create them and are the truth in production; a test compares the two. Lots,
+reversals, merges and pools are in `ledger.schema_lots`, delivery, decisions and models in `ledger.schema_delivery`, on
+the same metadata.
 
 Signs: an entry's `amount` is positive for a credit and negative for a debit. Layers: 0 posted, 1 pending (a hold
 opens), 2 release (a hold ends; same sign and amount as the pending entry it releases). Each layer of a transaction sums
@@ -21,6 +22,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
@@ -30,6 +32,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 CONTROLS = ("issued", "redeemed", "expired", "clawback", "adjust")
 
@@ -66,6 +69,7 @@ program = Table(
     Column("mode", Text, nullable=False),
     moment("clock", nullable=True),
     moment("created_at", now=True),
+    Column("terms", JSONB, nullable=False, server_default=text("'{}'")),
     CheckConstraint("mode IN ('live', 'simulation')", name="mode"),
     CheckConstraint("length(program) BETWEEN 1 AND 128", name="name"),
     CheckConstraint("mode = 'simulation' OR clock IS NULL", name="clock"),
@@ -87,21 +91,26 @@ account = Table(
     moment("opened_at"),
     moment("signed_up_at", nullable=True),
     moment("credential_changed_at", nullable=True),
+    Column("open_holds", Integer, nullable=False, server_default=text("0")),
+    Column("merged_into", BigInteger),
     UniqueConstraint("program", "kind", "name"),
-    CheckConstraint("kind IN ('member', 'arrears', 'control')", name="kind"),
+    CheckConstraint("kind IN ('member', 'arrears', 'control', 'pool', 'store')", name="kind"),
     CheckConstraint(
         "posted_dr >= 0 AND posted_cr >= 0 AND pending_dr >= 0 AND pending_cr >= 0 AND entry_count >= 0",
         name="counters",
     ),
     CheckConstraint(
-        "kind = 'control' OR (posted_dr <= 9007199254740991 AND posted_cr + pending_cr <= 9007199254740991)",
-        name="bounds",  # control accounts sum up a whole programme: ledger.roll keeps those below 2^62
+        "kind IN ('control', 'store')"
+        " OR (posted_dr <= 9007199254740991 AND posted_cr + pending_cr <= 9007199254740991)",
+        name="bounds",  # these two sum up a whole programme or store: ledger.roll keeps them below 2^62
     ),
-    CheckConstraint("kind <> 'member' OR posted_cr - posted_dr - pending_dr >= 0", name="available"),
+    CheckConstraint("kind NOT IN ('member', 'pool') OR posted_cr - posted_dr - pending_dr >= 0", name="available"),
     CheckConstraint(
         "kind <> 'arrears' OR (posted_dr - posted_cr >= 0 AND pending_dr = 0 AND pending_cr = 0)", name="arrears"
     ),
     CheckConstraint("arrears_id IS NULL OR kind = 'member'", name="arrears_of"),
+    CheckConstraint("open_holds >= 0", name="open_holds"),
+    CheckConstraint("merged_into IS NULL OR (kind = 'member' AND merged_into <> account_id)", name="merged_into"),
     postgresql_with={"fillfactor": 75},
 )
 
@@ -131,11 +140,15 @@ txn = Table(
     Column("pending", Boolean, nullable=False),
     moment("occurred_at"),
     moment("recorded_at"),
-    CheckConstraint("kind IN ('earn', 'redeem', 'transfer', 'adjust', 'post', 'void')", name="kind"),
+    Column("order_id", Text),
+    CheckConstraint(
+        "kind IN ('earn', 'redeem', 'transfer', 'adjust', 'post', 'void', 'reverse', 'expire', 'merge')", name="kind"
+    ),
     CheckConstraint("(kind IN ('post', 'void')) = (resolves IS NOT NULL)", name="resolves"),
     CheckConstraint("(resolves IS NULL) = (source IS NOT NULL AND event_id IS NOT NULL)", name="cause"),
     CheckConstraint("amount <> 0 AND amount BETWEEN -9007199254740991 AND 9007199254740991", name="amount"),
     Index("txn_resolves_key", "resolves", unique=True, postgresql_where=text("resolves IS NOT NULL")),
+    Index("txn_order_idx", "program", "order_id", postgresql_where=text("order_id IS NOT NULL")),
 )
 
 entry = Table(
@@ -172,6 +185,10 @@ hold = Table(
     moment("due_at", nullable=True),
     Column("on_timeout", Text, nullable=False),
     moment("resolved_at", nullable=True),
+    Column("replaces", BigInteger),
+    moment("expires_at", nullable=True),
+    Column("store", Text),
+    Column("order_id", Text),
     CheckConstraint("kind IN ('earn', 'redeem', 'transfer', 'adjust')", name="kind"),
     CheckConstraint("(kind = 'transfer') = (peer_id IS NOT NULL)", name="peer"),
     CheckConstraint("amount > 0 OR (kind = 'adjust' AND amount < 0)", name="amount"),
@@ -179,6 +196,7 @@ hold = Table(
     Index("hold_open_idx", "program", "opened_at", "hold_id", postgresql_where=text("resolved_at IS NULL")),
     Index("hold_account_idx", "account_id", postgresql_where=text("resolved_at IS NULL")),
     Index("hold_due_idx", "due_at", postgresql_where=text("resolved_at IS NULL AND due_at IS NOT NULL")),
+    Index("hold_replaces_key", "replaces", unique=True, postgresql_where=text("replaces IS NOT NULL")),
 )
 
 review_decision = Table(
@@ -202,5 +220,7 @@ hold_resolution = Table(
     Column("verdict", Text, nullable=False),
     Column("decision_id", BigInteger, ForeignKey("review_decision.decision_id"), nullable=False, unique=True),
     moment("resolved_at"),
+    Column("posted", BigInteger, nullable=False),
     CheckConstraint("verdict IN ('post', 'void')", name="verdict"),
+    CheckConstraint("posted >= 0 AND (posted > 0) = (verdict = 'post')", name="posted"),
 )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from alembic import context
 
-from ledger import schema_delivery  # noqa: F401 -- defines its tables on the metadata
+from ledger import (  # noqa: F401 -- define their tables on the metadata
+    schema_adjust,
+    schema_audit,
+    schema_delivery,
+    schema_lots,
+    schema_reports,
+)
 from ledger.schema import metadata
 
 context.configure(
