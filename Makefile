@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test check bench test-kafka lock
+.PHONY: run test check bench test-kafka test-ledger lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -21,6 +21,10 @@ test: $(READY)
 # The fault tests on a real Apache Kafka: KAFKA_BOOTSTRAP, else one of our own, which needs Java 17 and Maven.
 test-kafka: $(READY)
 	$(BIN)/pytest -m kafka $(ARGS)
+
+# The proofs of the ledger at full length: random scripts, the bank test, kills. About an hour; ARGS='-k bank' for one.
+test-ledger: $(READY)
+	$(BIN)/pytest -m long -s $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -116,6 +116,10 @@ TIMEOUTS = Metric(
     "A jump: the desk did not get to them in time.",
     ("verdict",),
 )  # fmt: skip
+LOTS_EXPIRED = Metric(
+    "lots_expired_total", "counter", "Lots of points the relay expired because they fell due.",
+    "Nothing where many fall due: the relay is behind or refused, see its log. Nobody can spend them meanwhile.",
+)  # fmt: skip
 VELOCITY_COLD = Metric(
     "velocity_cold", "gauge", "1 while the velocity store is cold (flushed, failed over) and is being rebuilt.",
     "Outflows are held meanwhile. It rebuilds by itself from PostgreSQL; 1 for long: look at Redis memory and the log.",
@@ -139,6 +143,11 @@ INTEGRITY = Metric(
     "integrity_conflicts_total", "counter", "Events with a known identity and another body.",
     "A producer reuses ids or somebody replays changed events: find the source in `pointguard dlq list`.",
     ("topic",),
+)  # fmt: skip
+
+ANCHORED = Metric(
+    "last_anchor_timestamp_seconds", "gauge", "When this relay last published the audit chains' heads (Unix time).",
+    "Old while events are decided: the relay has no signing key, or Kafka or the anchor file refuses; see its log.",
 )  # fmt: skip
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from cli.errors import FOUND, UNREACHABLE, CommandError
 from cli.holds import moment
 from config.settings import Settings
 from detectors.entity import Keys
-from streams import quarantine
+from streams import acts, quarantine
 from streams.deadletters import SealedPackError, unpack
 
 app = typer.Typer(help="Dead letters: list, show, retry; and sources in quarantine.", no_args_is_help=True)
@@ -133,6 +134,7 @@ def release(
     with database(settings_of(data_dir)) as engine, engine.begin() as conn:
         if not quarantine.release(conn, source):
             raise CommandError(f"{source} is not in quarantine", "see `pointguard dlq list`")
+        acts.source_released(conn, getpass.getuser(), source)
     say(escape(f"{source} is released; then: pointguard dlq retry --all --error quarantined_source"))
 
 
@@ -150,6 +152,8 @@ async def _retry(engine: Engine, settings: Settings, ids: list[int] | None, erro
                     return sent, unopened
                 done = await _send(producer, rows, settings)
                 conn.execute(_RETRIED, {"ids": done})
+                if done:
+                    acts.letters_retried(conn, getpass.getuser(), done)
             sent, unopened, after = sent + len(done), unopened + len(rows) - len(done), rows[-1].id
     finally:
         await producer.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -17,11 +17,13 @@ from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND, CommandError
 from config.policy import load_policy
 from detectors.decision import Reason
+from detectors.event_types import POINTS_MAX
 from detectors.explain import explain
 from detectors.policy import Policy
-from ledger.holds import Resolution
+from ledger.book import Resolution, Resolved
 from ledger.ids import IdBlocks
 from ledger.queries import HoldFilter, HoldView, balance, find_hold, open_holds
+from streams.endings import roots_of
 from streams.review import decide
 
 HOLD_ID_MAX = 2**63 - 1
@@ -30,6 +32,10 @@ HoldIds = Annotated[
     list[int], typer.Argument(metavar="HOLD…", min=1, max=HOLD_ID_MAX, help="Hold ids, as `holds list` shows them.")
 ]
 Why = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+Points = Annotated[
+    int | None,
+    typer.Option(min=1, max=POINTS_MAX, help="Approve only so many of the held points; the rest is released."),
+]
 Actor = Annotated[str | None, typer.Option(help="Who decides (default: this computer's user).")]
 
 app = typer.Typer(help="Held points: list, explain, approve, reject.", no_args_is_help=True)
@@ -102,9 +108,14 @@ def show(
 
 
 @app.command()
-def approve(hold_ids: HoldIds, reason: Why, actor: Actor = None, data_dir: DataDir = None) -> None:
-    """Approve holds: their points are posted, once, with this decision on record."""
-    _resolve([Resolution(hold_id, "post", actor or getpass.getuser(), reason) for hold_id in hold_ids], data_dir)
+def approve(
+    hold_ids: HoldIds, reason: Why, points: Points = None, actor: Actor = None, data_dir: DataDir = None
+) -> None:
+    """Approve holds: their points are posted, once, with this decision on record; or a part, the rest is released."""
+    if points is not None and len(hold_ids) > 1:
+        raise CommandError("--points is for one hold at a time", "approve the others without it, or each by itself")
+    who = actor or getpass.getuser()
+    _resolve([Resolution(hold_id, "post", who, reason, points) for hold_id in hold_ids], data_dir)
 
 
 @app.command()
@@ -124,25 +135,36 @@ def _resolve(resolutions: Sequence[Resolution], data_dir: DataDir) -> None:
     settings = settings_of(data_dir)
     with database(settings) as engine, engine.begin() as conn:
         resolved = decide(conn, IdBlocks(), resolutions, settings.decisions_topic)
-    late = 0
-    for asked, one in zip(resolutions, resolved, strict=True):
-        if one.outcome == "resolved":
-            done = "approved" if asked.verdict == "post" else "rejected"
-            say(f"hold {one.hold_id}: {done}, decision {one.decision_id}")
-        elif one.outcome == "unknown_hold":
-            late += 1
-            err.print(f"[yellow]hold {one.hold_id}: there is none of this id; see `pointguard holds list`[/]")
-        else:
-            late += 1
-            was = "approved" if one.verdict == "post" else "rejected"
-            said = f"hold {one.hold_id}: was {was} already by {one.actor}, {moment(one.at)}: {one.reason}"
-            err.print(f"[yellow]{escape(said)}[/]")
-    if late:
+    done = [_say_what_became_of(asked, one) for asked, one in zip(resolutions, resolved, strict=True)]
+    if not all(done):
         raise typer.Exit(FOUND)
 
 
+def _say_what_became_of(asked: Resolution, one: Resolved) -> bool:
+    """Tell about one hold; whether it was decided as asked."""
+    if one.outcome == "resolved":
+        verdict = "rejected"
+        if asked.verdict == "post":
+            verdict = "approved" if asked.points is None else f"{one.posted:,} points approved, the rest released"
+        say(f"hold {one.hold_id}: {verdict}, decision {one.decision_id}")
+        return True
+    if one.outcome == "unknown_hold":
+        said = "there is none of this id; see `pointguard holds list`"
+    elif one.outcome == "points_out_of_range":
+        said = f"holds fewer than {asked.points:,} points; see `pointguard holds show {one.hold_id}`"
+    else:
+        was = "approved" if one.verdict == "post" else "rejected"
+        at = None if one.at_ms is None else datetime.fromtimestamp(one.at_ms / 1000, UTC)
+        said = f"was {was} already by {one.actor}, {moment(at)}: {one.reason}"
+    err.print(f"[yellow]{escape(f'hold {one.hold_id}: {said}')}[/]")
+    return False
+
+
 def _decisions(conn: Connection, ids: Sequence[int]) -> dict[int, Row[tuple[object, ...]]]:
-    return {row.decision_id: row for row in conn.execute(_DECISIONS, {"ids": list(ids)})}
+    """The decisions that opened holds; one held again after a reversal stands for the event of the first."""
+    roots = roots_of(conn, ids)
+    rows = {row.decision_id: row for row in conn.execute(_DECISIONS, {"ids": list(set(roots.values()))})}
+    return {hold_id: rows[root] for hold_id, root in roots.items() if root in rows}
 
 
 def _facts(conn: Connection, hold: HoldView, row: Row[tuple[object, ...]] | None) -> list[tuple[str, str]]:
@@ -154,6 +176,7 @@ def _facts(conn: Connection, hold: HoldView, row: Row[tuple[object, ...]] | None
         ("kind", f"{hold.kind}{f' to {hold.to}' if hold.to else ''}"),
         ("points", f"{hold.amount:,}"),
         ("event", f"{hold.source} {hold.event_id}"),
+        *([("holds again", f"what a reversal left of hold {hold.replaces}")] if hold.replaces else []),
         ("happened", moment(hold.occurred_at)),
         ("held since", moment(hold.opened_at)),
         ("due", f"{moment(hold.due_at)}, then {hold.on_timeout}" if hold.due_at else "never by itself"),

@@ -21,12 +21,22 @@ COMMANDS = (
     "lag",
     "dlq",
     "program",
+    "adjust",
+    "import",
+    "member",
+    "pool",
+    "liability",
+    "clearing",
+    "reconcile",
     "migrate",
     "worker",
     "relay",
     "trainer",
 )
 """Each is a module `cli.<name>` with a typer app called `app`, or a function of its own name."""
+
+MODULES = {"import": "import_points"}
+"""Where a command's name is none that a module can have."""
 
 
 def build(wanted: str | None = None) -> typer.Typer:
@@ -43,7 +53,7 @@ def build(wanted: str | None = None) -> typer.Typer:
     )
     app.callback()(_nothing)
     for name in (wanted,) if wanted in COMMANDS else COMMANDS:
-        module = importlib.import_module(f"cli.{name}")
+        module = importlib.import_module(f"cli.{MODULES.get(name, name)}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import Annotated
 
 import typer
@@ -14,7 +15,8 @@ from cli.errors import CommandError
 from cli.holds import moment
 from detectors.event_refusal import CONTROL
 from detectors.event_types import ID_LENGTH_MAX
-from ledger.programs import ProgramError, create_program
+from ledger.programs import ProgramError, create_program, load_programs
+from streams.acts import program_created
 
 app = typer.Typer(help="Loyalty programmes: list, create.", no_args_is_help=True)
 
@@ -52,7 +54,10 @@ def create(
     with database(settings_of(data_dir)) as engine:
         try:
             with engine.begin() as conn:
+                known = name in load_programs(conn, [name])
                 made = create_program(conn, name, "simulation" if simulation else "live")
+                if not known:
+                    program_created(conn, getpass.getuser(), made)
         except ProgramError as error:
             raise CommandError(str(error), "see `pointguard program list`") from error
     say(f"Programme {escape(made.name)} is there, {made.mode}; workers know it within a few seconds.")

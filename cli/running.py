@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cli.context import engine_of, err
 from cli.errors import CommandError
 from config.settings import Settings
 from ledger.programs import create_program
+from streams.acts import program_created
 from streams.kafka import cluster_id, partitions_of
 from streams.observing import epoch_token
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
@@ -107,7 +109,7 @@ def simulation_programme(engine: Engine, name: str) -> int | None:
             text("SELECT mode, clock FROM program WHERE program = :name"), {"name": name}
         ).one_or_none()
         if found is None:
-            create_program(conn, name, "simulation")
+            program_created(conn, getpass.getuser(), create_program(conn, name, "simulation"))
             return None
     if found.mode != "simulation":
         raise CommandError(

@@ -20,6 +20,7 @@ from embedded.process import ServiceError, free_port
 from embedded.services import Services
 from ledger.migrate import migrate
 from streams import setup
+from streams.anchoring import ensure_key
 from streams.kafka import cluster_id, ensure_topics
 
 SIMULATE = "simulate"
@@ -69,6 +70,8 @@ def stack(settings: Settings, size: Size = Size(), say: Callable[[str], None] = 
         )
         if settings.secret_file is None:
             configuration.ensure_secret(settings.data_dir)
+        if settings.anchor_key_file is None:
+            ensure_key(settings.data_dir)
         migrate(filled.required("database_url"))
         setup.seed(filled)
         asyncio.run(_prepare_topics(filled))
@@ -97,6 +100,7 @@ def _ask_redis(url: str) -> None:
 async def _prepare_topics(settings: Settings) -> None:
     topics = (settings.events_topic, settings.requests_topic, settings.decisions_topic, settings.alerts_topic)
     await ensure_topics(settings.required("kafka_url"), topics, settings.partitions, settings.replication)
+    await ensure_topics(settings.required("kafka_url"), (settings.anchors_topic,), 1, settings.replication)
 
 
 def _publish(settings: Settings, metrics: Mapping[str, int], cleanup: contextlib.ExitStack) -> None:

@@ -26,6 +26,9 @@ ADDRESSES = {
 }
 RUN_FIELDS = ("database_url", "redis_url", "kafka_url", "log_id", "trust_end_offsets")
 SECRET_BYTES_MIN = 32
+KEY_BYTES = 32
+ANCHOR_KEY = "anchor.key"
+ANCHOR_PUBLIC = "anchor.pub"
 
 
 class SettingsError(ValueError):
@@ -50,6 +53,17 @@ class Settings(BaseSettings):
     requests_topic: str = "points.requests"
     decisions_topic: str = "points.decisions"
     alerts_topic: str = "points.alerts"
+    anchors_topic: str = Field("points.anchors", description="signed heads of the audit chains; nobody may delete here")
+    anchor_file: Path | None = Field(
+        None, description="file that the relay appends anchors to (default: anchors.jsonl in the data directory)"
+    )
+    anchor_key_file: Path | None = Field(
+        None, description="the relay's ed25519 key, 32 bytes as hexadecimal; not on the database's host"
+    )
+    anchor_public_file: Path | None = Field(
+        None, description="public keys that `verify` believes anchors of, one a line (default: of the key file)"
+    )
+    anchor_seconds: float = Field(60.0, ge=1, le=3600, description="time between two anchors")
     group: str = Field("pointguard", description="Kafka consumer group; the topic is added to it")
     worker_id: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-0", description="static member of the group"
@@ -102,6 +116,25 @@ class Settings(BaseSettings):
             raise SettingsError(f"secret_file: {path} holds {len(value)} bytes; at least {SECRET_BYTES_MIN} are needed")
         return value
 
+    @property
+    def anchors_path(self) -> Path:
+        """The file that anchors are appended to."""
+        return self.anchor_file or self.data_dir / "anchors.jsonl"
+
+    def anchor_key(self) -> bytes | None:
+        """The raw key that signs anchors, None where there is none; SettingsError for a file of no use."""
+        path = self.anchor_key_file or self.data_dir / ANCHOR_KEY
+        if self.anchor_key_file is None and not path.exists():
+            return None
+        return _keys_in(path, "anchor_key_file")[0]
+
+    def anchor_public_keys(self) -> tuple[bytes, ...]:
+        """The raw public keys whose anchors are believed, none if not told; SettingsError for a file of no use."""
+        path = self.anchor_public_file or self.data_dir / ANCHOR_PUBLIC
+        if self.anchor_public_file is None and not path.exists():
+            return ()
+        return tuple(_keys_in(path, "anchor_public_file"))
+
 
 def load(**overrides: Any) -> Settings:
     """Settings from the environment, completed from ``run.json`` of a running stack; `overrides` win over both."""
@@ -131,17 +164,30 @@ def read_run(data_dir: Path) -> dict[str, Any]:
 
 def write_run(data_dir: Path, running: dict[str, Any]) -> None:
     """Tell other processes of this machine where the running stack is; readable by this user only."""
-    _write_private(data_dir / RUN_FILE, json.dumps(running, indent=1).encode())
+    write_private(data_dir / RUN_FILE, json.dumps(running, indent=1).encode())
 
 
 def ensure_secret(data_dir: Path) -> None:
     """Make the root secret of an embedded stack at its first start; nothing is ever overwritten."""
     path = data_dir / "secret"
     if not path.exists():
-        _write_private(path, secrets.token_hex(SECRET_BYTES_MIN).encode())
+        write_private(path, secrets.token_hex(SECRET_BYTES_MIN).encode())
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def _keys_in(path: Path, setting: str) -> list[bytes]:
+    try:
+        keys = [bytes.fromhex(line) for line in path.read_text().split()]
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{setting}: cannot use {path} ({error}): it holds keys as hexadecimal, one a line"
+        ) from None
+    if not keys or any(len(key) != KEY_BYTES for key in keys):
+        raise SettingsError(f"{setting}: {path} must hold ed25519 keys of {KEY_BYTES} bytes as hexadecimal, one a line")
+    return keys
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only this user may read, wholly or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -59,24 +59,29 @@ class Earn(Common, frozen=True, kw_only=True, tag="earn"):
 
 
 class Redeem(Common, frozen=True, kw_only=True, tag="redeem"):
-    """Points go out for goods: a request, or a fact once `fulfilled`. Expires unanswered at `decide_by`."""
+    """Points go out for goods: a request, or a fact once `fulfilled`. Expires unanswered at `decide_by`.
+
+    With `pool` they come out of that pool, of which the account must be a member.
+    """
 
     type: ClassVar[str] = "redeem"
     moves: ClassVar[bool] = True
 
     points: Points
+    pool: Id | None = None
     fulfilled: bool = False
     decide_by: Time | None = None
 
 
 class Transfer(Common, frozen=True, kw_only=True, tag="transfer"):
-    """Points go from `account` to the account `to` of the same programme."""
+    """Points go from `account`, or from its `pool`, to the account `to` of the same programme (`pool:…`: a pool)."""
 
     type: ClassVar[str] = "transfer"
     moves: ClassVar[bool] = True
 
     points: Points
     to: Id
+    pool: Id | None = None
     fulfilled: bool = False
     decide_by: Time | None = None
 

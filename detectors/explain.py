@@ -30,6 +30,16 @@ _TEXTS: dict[str, Text] = {
     "same_account": Text(en="Sender and receiver are the same account.", zh="转出与转入为同一账户。"),
     "points_out_of_range": Text(en="The amount of points is out of range.", zh="积分数额超出允许范围。"),
     "balance_out_of_range": Text(en="The balance would leave its range.", zh="余额将超出允许范围。"),
+    "too_many_holds": Text(en="Too many holds of this account are open.", zh="该账户未处理的冻结过多。"),
+    "not_in_pool": Text(en="The account is not a member of the pool.", zh="该账户不是此积分池的成员。"),
+    "account_merged": Text(en="The account was merged into another.", zh="该账户已合并到其他账户。"),
+    "unknown_original": Text(
+        en="There is no such event of this source and account to take back.", zh="该来源和账户没有可冲正的原事件。"
+    ),
+    "nothing_to_reverse": Text(
+        en="The event moved nothing, or all of it has been taken back already.",
+        zh="原事件未产生积分变动，或已全部冲正。",
+    ),
 }
 _UNKNOWN = {"en": "unknown", "zh": "未知"}
 _UNITS = {

@@ -6,7 +6,7 @@ before this one* (in the order of the entity's log; of two copies of an event on
 a late event counts where its time belongs, and an event delivered again gets the same values and adds nothing.
 
     count     events
-    sum       points they moved, absolute
+    sum       points they moved, absolute (a reversal adds none: it takes back what was counted)
     distinct  account: devices, ips, peers (the other side of a transfer); device and ip: accounts
 
 A transfer is also an event of the receiving account (its peer is the sender, without device and address).
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.entity import Keys
-from detectors.event import Event, Transfer, points_of
+from detectors.event import Event, Reverse, Transfer, points_of
 
 Integers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -115,7 +115,7 @@ def observations(observed: Sequence[Observed], keys: Keys) -> Observations:
         event=hashes[:, 0],
         entity=hashes[:, 1:4],
         peer=hashes[:, 4],
-        points=np.array([points_of(one.event) for one in observed], dtype=np.int64),
+        points=np.array([_points(one.event) for one in observed], dtype=np.int64),
     )
 
 
@@ -151,6 +151,10 @@ def history(rows: Iterable[HistoryRow], keys: Keys) -> Observations:
         peer=hashes[:, 4],
         points=np.abs(np.array([row.points for row in listed], dtype=np.int64)),
     )
+
+
+def _points(event: Event) -> int:
+    return 0 if isinstance(event, Reverse) else points_of(event)
 
 
 def _hashes(event: Event, keys: Keys) -> tuple[int, int, int, int, int]:

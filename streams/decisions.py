@@ -6,8 +6,11 @@ the versions of policy and model. Nothing of it is ever changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -46,7 +49,7 @@ INSERT INTO decision (decision_id, source, event_id, program, account, type, poi
 SELECT t.id, t.source, t.event_id, t.program, t.account, t.type, nullif(t.points, 0), t.outcome, t.code, t.suspicious,
        t.score, t.features, CASE WHEN t.features IS NULL THEN NULL ELSE %(features_version)s END,
        convert_from(t.event, 'UTF8')::json, convert_from(t.reasons, 'UTF8')::json, %(policy_version)s,
-       %(model_version)s::bigint, t.device, t.ip, t.occurred, t.observed, now(), %(log_id)s, %(topic)s,
+       %(model_version)s::bigint, t.device, t.ip, t.occurred, t.observed, %(decided)s, %(log_id)s, %(topic)s,
        t.part, t."offset"
   FROM unnest(%(ids)s, %(sources)s, %(event_ids)s, %(programs)s, %(accounts)s, %(types)s, %(points)s, %(outcomes)s,
        %(codes)s, %(suspicious)s, %(scores)s, %(features)s, %(events)s, %(reasons)s, %(devices)s, %(ips)s,
@@ -54,7 +57,38 @@ SELECT t.id, t.source, t.event_id, t.program, t.account, t.type, nullif(t.points
     AS t(id, source, event_id, program, account, type, points, outcome, code, suspicious, score, features, event,
          reasons, device, ip, occurred, observed, part, "offset")"""
 
+_LAYOUT: Mapping[str, Callable[[Sequence[Any]], object]] = {
+    "sources": texts,
+    "event_ids": texts,
+    "programs": texts,
+    "accounts": texts,
+    "types": texts,
+    "points": bigints,
+    "outcomes": texts,
+    "codes": texts,
+    "suspicious": booleans,
+    "scores": doubles,
+    "features": byteas,
+    "events": byteas,
+    "reasons": byteas,
+    "devices": byteas,
+    "ips": byteas,
+    "occurred": timestamps,
+    "observed": timestamps,
+    "parts": integers,
+    "offsets": bigints,
+}
+
+# In the order of `ledger.chain_rows`.
+_COVERED = (
+    *("sources", "event_ids", "programs", "accounts", "types", "points", "outcomes", "codes", "suspicious", "scores"),
+    *("features", "features_version", "events", "reasons", "policy_version", "model_version", "devices", "ips"),
+    *("occurred", "observed", "decided", "log_id", "topic", "parts", "offsets"),
+)
+
 _encoder = msgspec.json.Encoder()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _decode_reasons = msgspec.json.Decoder(tuple[Reason, ...]).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 
@@ -66,42 +100,73 @@ def stored_event(event: Event) -> bytes:
     return _encoder.encode(msgspec.structs.replace(event, device=None, ip=None))
 
 
-def insert(conn: Connection, log: Log, rows: Sequence[Decided], policy_version: int, model_version: int | None) -> None:
-    """Write the decisions of a batch, all made under one policy and one model."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Under what a batch was decided: the versions of policy and model, and when."""
+
+    policy_version: int
+    model_version: int | None
+    at: datetime
+
+
+def insert(conn: Connection, log: Log, rows: Sequence[Decided], made: Made) -> list[tuple[Any, ...]]:
+    """Write the decisions of a batch; returns the rows as the audit chain covers them (`ledger.chain_rows`)."""
     if not rows:
-        return
-    events = [row.event for row in rows]
+        return []
+    columns = _columns(rows)
     run(
         conn,
         _INSERT,
         {
             "features_version": FEATURES_VERSION,
-            "policy_version": policy_version,
-            "model_version": model_version,
+            "policy_version": made.policy_version,
+            "model_version": made.model_version,
+            "decided": made.at,
             "log_id": log.log_id,
             "topic": log.topic,
             "ids": bigints([row.decision_id for row in rows]),
-            "sources": texts([event.source for event in events]),
-            "event_ids": texts([event.id for event in events]),
-            "programs": texts([event.program for event in events]),
-            "accounts": texts([event.account for event in events]),
-            "types": texts([event.type for event in events]),
-            "points": bigints([getattr(event, "points", None) or 0 for event in events]),
-            "outcomes": texts([row.outcome for row in rows]),
-            "codes": texts([row.code for row in rows]),
-            "suspicious": booleans([row.decision is not None and row.decision.suspicious for row in rows]),
-            "scores": doubles([None if row.decision is None else row.decision.score for row in rows]),
-            "features": byteas([None if row.features is None else _packed(row.features) for row in rows]),
-            "events": byteas([stored_event(event) for event in events]),
-            "reasons": byteas([_encoder.encode(row.decision.reasons if row.decision else ()) for row in rows]),
-            "devices": byteas([row.device for row in rows]),
-            "ips": byteas([row.ip for row in rows]),
-            "occurred": timestamps([row.occurred_ms for row in rows]),
-            "observed": timestamps([row.observed_ms for row in rows]),
-            "parts": integers([row.incoming.part for row in rows]),
-            "offsets": bigints([row.incoming.offset for row in rows]),
+            **{name: pack(columns[name]) for name, pack in _LAYOUT.items()},
         },
     )
+    features = [None if packed is None else FEATURES_VERSION for packed in columns["features"]]
+    covered = {
+        **columns,
+        "points": [points or None for points in columns["points"]],
+        "occurred": [1000 * at for at in columns["occurred"]],
+        "observed": [1000 * at for at in columns["observed"]],
+        "features_version": features,
+        "policy_version": repeat(made.policy_version),
+        "model_version": repeat(made.model_version),
+        "decided": repeat(micros(made.at)),
+        "log_id": repeat(log.log_id),
+        "topic": repeat(log.topic),
+    }
+    return list(zip(*[covered[name] for name in _COVERED], strict=False))  # what is repeated has no end
+
+
+def _columns(rows: Sequence[Decided]) -> dict[str, list[Any]]:
+    events = [row.event for row in rows]
+    return {
+        "sources": [event.source for event in events],
+        "event_ids": [event.id for event in events],
+        "programs": [event.program for event in events],
+        "accounts": [event.account for event in events],
+        "types": [event.type for event in events],
+        "points": [getattr(event, "points", None) or 0 for event in events],
+        "outcomes": [row.outcome for row in rows],
+        "codes": [row.code for row in rows],
+        "suspicious": [row.decision is not None and row.decision.suspicious for row in rows],
+        "scores": [None if row.decision is None else row.decision.score for row in rows],
+        "features": [None if row.features is None else _packed(row.features) for row in rows],
+        "events": [stored_event(event) for event in events],
+        "reasons": [_encoder.encode(row.decision.reasons if row.decision else ()) for row in rows],
+        "devices": [row.device for row in rows],
+        "ips": [row.ip for row in rows],
+        "occurred": [row.occurred_ms for row in rows],
+        "observed": [row.observed_ms for row in rows],
+        "parts": [row.incoming.part for row in rows],
+        "offsets": [row.incoming.offset for row in rows],
+    }
 
 
 def stored_fields(event: bytes | str, device: bytes | None, ip: bytes | None) -> EventFields:
@@ -115,6 +180,11 @@ def decide_again(
 ) -> Decision:
     """The decision that `policy` and `models` make of a stored row; with those it was made under, the same again."""
     return redecide(fields, features, policy, models, cold=was_cold(_decode_reasons(reasons)))
+
+
+def micros(at: datetime) -> int:
+    """A time as microseconds since 1970, exactly."""
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def _packed(row: Floats) -> bytes:

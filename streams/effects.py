@@ -78,7 +78,7 @@ def expect_labels(conn: Connection, decided: Sequence[Decided], training: Traini
     """Note which events may teach the models once they have matured without objection.
 
     Only events that moved points, were approved and that no rule objected to; of those a share, chosen by a hash of
-    the identity, so that the choice is the same on every replay.
+    the identity, so that the choice is the same on every replay. Reversals teach nothing: they are always approved.
     """
     quiet = [row for row in decided if _is_quiet(row) and _share(row, keys) < training.share]
     if not quiet:
@@ -97,7 +97,8 @@ def expect_labels(conn: Connection, decided: Sequence[Decided], training: Traini
 
 def _is_quiet(row: Decided) -> bool:
     decision = row.decision
-    return row.outcome == "approve" and decision is not None and is_trusted(decision)
+    approved = row.outcome == "approve" and row.event.type != "reverse"
+    return approved and decision is not None and is_trusted(decision)
 
 
 def _share(row: Decided, keys: Keys) -> float:

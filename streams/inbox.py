@@ -198,11 +198,11 @@ def bury(conn: Connection, log: Log, letters: Sequence[DeadLetter], seal: Callab
             "offsets": [record.offset for record in records],
             "keys": [record.key for record in records],
             "raws": [pack(record.headers, record.raw, seal) for record in records],
-            "sources": [_storable(record.source) for record in records],
-            "ids": [None if record.event_id is None else _storable(record.event_id) for record in records],
+            "sources": [storable(record.source) for record in records],
+            "ids": [None if record.event_id is None else storable(record.event_id) for record in records],
             "errors": [letter.error for letter in letters],
-            "fields": [_storable(letter.field) for letter in letters],
-            "details": [_storable(letter.detail) for letter in letters],
+            "fields": [storable(letter.field) for letter in letters],
+            "details": [storable(letter.detail) for letter in letters],
         },
     )
 
@@ -228,6 +228,7 @@ def advance(conn: Connection, log: Log, spans: Sequence[Span]) -> None:
         raise Fenced(span.part, span.epoch, -1)
 
 
-def _storable(value: str) -> str:
+def storable(value: str) -> str:
+    """What is kept of a text that a refused record may have filled with anything."""
     # PostgreSQL text holds no NUL, and a refused record may say anything.
     return value.replace("\x00", "�")[:500]

@@ -14,16 +14,19 @@ from typing import Any
 
 from detectors.event import PROGRAM, Event, Invalid, decode, milliseconds, observe_time
 from detectors.event_types import YEAR_MAX, YEAR_MIN
+from ledger.movement import OWN, POOL
 from streams.records import Incoming
 
 UNKNOWN_PROGRAM = "unknown_program"
 UNSUPPORTED_TYPE = "unsupported_type"
 QUARANTINED = "quarantined_source"
+RESERVED_SOURCE = "reserved_source"
+RESERVED_ACCOUNT = "reserved_account"
 BAD_RECORD_TIME = "bad_record_time"
 UNKNOWN_SOURCE = "unknown"
 
 # Types of the contract that no code turns into postings yet: kept as dead letters, to be retried once it does.
-UNSUPPORTED = PROGRAM | {"reverse"}
+UNSUPPORTED = PROGRAM
 
 # The years of the event contract. Kafka says -1 for "no time", and a topic without LogAppendTime lets a producer say
 # anything, up to what no database can hold.
@@ -69,6 +72,12 @@ def _refusal(event: Event, circumstances: Circumstances) -> Invalid | None:
     if event.source in circumstances.quarantined:
         detail = "this source is in quarantine after too many bad events; `pointguard dlq release` lifts it"
         return Invalid(QUARANTINED, "source", detail, event.source, event.id)
+    if event.source.startswith(OWN):
+        detail = f"sources beginning with {OWN} are the ledger's own; give the system that emits this another name"
+        return Invalid(RESERVED_SOURCE, "source", detail, event.source, event.id)
+    if event.account.startswith(POOL):
+        detail = f"accounts beginning with {POOL} are pools; name the member who acts, and the pool in `pool` or `to`"
+        return Invalid(RESERVED_ACCOUNT, "account", detail, event.source, event.id)
     if event.program not in circumstances.programs:
         detail = "there is no such programme; create it with `pointguard program create`, then `pointguard dlq retry`"
         return Invalid(UNKNOWN_PROGRAM, "program", detail, event.source, event.id)

@@ -39,7 +39,7 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
     `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
-    source_quarantined or hold_escalated (it was due, and waits for a person).
+    source_quarantined, hold_escalated (it was due, and waits for a person) or ledger_differs (verify found it).
     """
 
     alert: str
@@ -68,5 +68,5 @@ def decision_message(topic: str, value: DecisionMessage) -> Message:
 def alert_message(topic: str, value: AlertMessage) -> Message:
     """The message of an alert, keyed by what it is about."""
     place = f"{value.topic}/{value.partition}/{value.offset}" if value.topic else value.source
-    about = value.id or value.hold_id or place
+    about = value.id or value.hold_id or place or value.error
     return Message(topic, str(about).encode(), _encode(value))

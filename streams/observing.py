@@ -38,7 +38,8 @@ _SET_TOKEN = text("""
 INSERT INTO velocity_epoch (token) VALUES (:token)
 ON CONFLICT (singleton) DO UPDATE SET token = excluded.token, since = clock_timestamp()""")
 _HISTORY = text("""
-SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.points, d.device, d.ip,
+SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.device, d.ip,
+       CASE WHEN d.type <> 'reverse' THEN d.points END AS points,
        CASE WHEN d.type = 'transfer' THEN d.event ->> 'to' END AS receiver,
        (date_part('epoch', d.occurred_at) * 1000)::bigint AS time_ms
   FROM decision d JOIN program p ON p.program = d.program

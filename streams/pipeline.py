@@ -36,16 +36,19 @@ from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.features import Floats
 from detectors.velocity import VELOCITY_FEATURES
-from streams import decisions, effects, inbox, outbox, quarantine
+from ledger.chain_cover import Cover
+from streams import decisions, effects, endings, inbox, outbox, quarantine
 from streams.catalog import Catalog
-from streams.decisions import Decided
+from streams.decisions import Decided, Made
 from streams.effects import CONFLICT, Outgoing
+from streams.endings import Ending
 from streams.errors import dependency_down, described
 from streams.intake import UNKNOWN_PROGRAM, read, times, unreadable
 from streams.observing import Observer
 from streams.posting import Arrival, Arrivals, Judge, Poster, is_past_deadline
 from streams.quarantine import SourceHealth
 from streams.records import DeadLetter, Incoming, Log, Span
+from streams.sealing import seal
 from streams.velocity_store import VelocityUnavailableError
 
 PROCESSING_FAILED = "processing_failed"
@@ -105,6 +108,7 @@ class Committed:
     decided: tuple[Decided, ...]
     letters: tuple[DeadLetter, ...]
     duplicates: int
+    ended: tuple[Ending, ...] = ()
 
 
 class Pipeline:
@@ -184,9 +188,11 @@ class Pipeline:
             now = conn.execute(_BEGIN).one().now
             last = inbox.fence(conn, self._parts.log, prepared.spans)
             fresh = [i for i, record in enumerate(prepared.records) if record.offset > last[record.part]]
-            committed = self._decide(conn, prepared, fresh)
+            cover = Cover()
+            committed = self._decide(conn, prepared, fresh, cover, now)
             self._leave(conn, committed, now)
             self._judge_sources(conn, committed, now)
+            seal(conn, self._parts.log, _beyond(last, prepared.spans), cover, committed.letters, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
             written = time.perf_counter()
         self._stage("ledger", written - started)
@@ -209,12 +215,15 @@ class Pipeline:
             committed = Committed((), letters, 0)
             self._leave(conn, committed, now)
             self._judge_sources(conn, committed, now)
+            seal(conn, self._parts.log, _beyond(last, prepared.spans), Cover(), letters, now)
             inbox.advance(conn, self._parts.log, prepared.spans)
         self._count(committed, len(prepared.records))
         self._note_failures(committed)
         return committed
 
-    def _decide(self, conn: Connection, prepared: Prepared, fresh: Sequence[int]) -> Committed:
+    def _decide(
+        self, conn: Connection, prepared: Prepared, fresh: Sequence[int], cover: Cover, now: datetime
+    ) -> Committed:
         """Enter the fresh events into the inbox, decide and post the new ones."""
         letters = [
             DeadLetter(record, record.invalid.error, record.invalid.field, record.invalid.detail)
@@ -237,21 +246,28 @@ class Pipeline:
             prepared.cold,
         )
         judge = self._parts.catalog.judge  # read once: the catalog swaps it from another thread
-        decided = self._parts.poster.post(conn, arrivals, judge, self._parts.catalog.programs)
-        self._store(conn, decided, judge)
-        return Committed(tuple(decided), tuple(letters), len(duplicates))
+        judged = self._parts.poster.post(conn, arrivals, judge, self._parts.catalog.programs, cover)
+        decided = judged.decided
+        rows = self._store(conn, decided, judge, now)
+        cover.add_decisions((row.decision_id for row in decided), rows)
+        return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings))
 
-    def _store(self, conn: Connection, decided: Sequence[Decided], judge: Judge) -> None:
+    def _store(
+        self, conn: Connection, decided: Sequence[Decided], judge: Judge, now: datetime
+    ) -> list[tuple[Any, ...]]:
         policy = judge.policy.policy
         version = judge.snapshot.version if judge.snapshot else None
-        decisions.insert(conn, self._parts.log, decided, policy.version, version)
+        rows = decisions.insert(conn, self._parts.log, decided, Made(policy.version, version, now))
         effects.expect_labels(conn, decided, policy.training, self._parts.keys)
+        return rows
 
     def _leave(self, conn: Connection, committed: Committed, now: datetime) -> None:
         inbox.bury(conn, self._parts.log, committed.letters, self._parts.keys.seal)
         going = effects.messages(committed.decided, self._parts.topics, now)
         going += effects.refusals(committed.letters, self._parts.log, self._parts.topics, now)
         outbox.enqueue(conn, going)
+        # Behind the decisions: a hold may have been opened, and ended by a reversal, in this very batch.
+        endings.tell(conn, committed.ended, self._parts.topics.decisions)
 
     def _judge_sources(self, conn: Connection, committed: Committed, now: datetime) -> None:
         good = (row.event.source for row in committed.decided)
@@ -304,6 +320,12 @@ class Pipeline:
         metrics.histogram(BATCH, topic).observe(records)
         metrics.counter(COMMITS, topic, "committed").inc()
         metrics.gauge(LAST_PROGRESS, topic).set(now)
+
+
+def _beyond(last: Mapping[int, int], spans: Sequence[Span]) -> list[Span]:
+    """What of the spans was not committed before."""
+    fresh = [replace(span, covers_from=max(span.covers_from, last[span.part] + 1)) for span in spans]
+    return [span for span in fresh if span.covers_from <= span.last_offset]
 
 
 def _programs_of(records: Iterable[Incoming]) -> set[str]:

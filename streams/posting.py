@@ -19,16 +19,17 @@ from sqlalchemy import Connection
 
 from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
-from detectors.event import Event, Transfer, milliseconds, points_of
+from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
 from detectors.features import AccountTimes, Floats, account_times, assemble, moments
 from detectors.models_snapshot import Snapshot
 from detectors.rules import EventFields
+from ledger.batch import Facts, lock_batch, post_batch
+from ledger.chain_cover import Cover
 from ledger.ids import IdBlocks
-from ledger.movement import Accounts, Key, Movement, Result, Verdict
-from ledger.posting import plan
+from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
-from ledger.store import lock_accounts, write
 from streams.decisions import Decided
+from streams.endings import Ending, endings_of
 from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
@@ -67,6 +68,14 @@ class Arrivals:
     cold: bool
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a batch came to: a decision an event, in order, and the holds that its reverses ended."""
+
+    decided: list[Decided]
+    endings: list[Ending]
+
+
 class Poster:
     """Decides and posts admitted events; `post` runs inside the caller's transaction."""
 
@@ -75,18 +84,23 @@ class Poster:
         self._keys, self._ids, self._timed = keys, ids, timed
 
     def post(
-        self, conn: Connection, arrivals: Arrivals, judge: Judge, programs: Mapping[str, Program]
-    ) -> list[Decided]:
-        """One decision an event, in order; movements of points are written to the ledger, held ones as pending."""
+        self, conn: Connection, arrivals: Arrivals, judge: Judge, programs: Mapping[str, Program], cover: Cover
+    ) -> Judged:
+        """One decision an event, in order; movements of points are written to the ledger, held ones as pending.
+
+        What the ledger wrote goes to `cover`, for the audit chain.
+        """
         events = arrivals.events
         if not events:
-            return []
+            return Judged([], [])
         ids = self._ids.take(conn, len(events))
-        accounts = lock_accounts(conn, programs, opening_times(events))
+        locked = lock_batch(conn, programs, opening_times(events), reversed_events(events))
         now = self._now(conn, events, programs)
         started = time.perf_counter()
         before, changed = account_times(
-            [arrival.event for arrival in events], [arrival.occurred_ms for arrival in events], stored_times(accounts)
+            [arrival.event for arrival in events],
+            [arrival.occurred_ms for arrival in events],
+            stored_times(locked.accounts),
         )
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
         features = assemble(
@@ -106,20 +120,21 @@ class Poster:
             for i, field, decision in zip(moving, fields, decisions, strict=True)
             if i not in expired
         ]
-        ledger_plan = plan(
-            accounts,
-            movements,
+        facts = Facts(
             _known({key: times.signed_up_ms for key, times in changed.items()}),
             _known({key: times.credential_changed_ms for key, times in changed.items()}),
         )
-        write(conn, ledger_plan, now)
-        results = dict(zip((movement.id for movement in movements), ledger_plan.results, strict=True))
+        posted = post_batch(conn, locked, movements, now, self._ids.stream(conn), facts)
+        for written in posted.plans:
+            cover.add_plan(written, now)
+        results = dict(zip((movement.id for movement in movements), posted.results, strict=True))
         verdicts = {
             i: (decision, features[row]) for row, (i, decision) in enumerate(zip(moving, decisions, strict=True))
         }
-        return [
+        decided = [
             self._decided(ids[i], arrival, verdicts.get(i), results.get(ids[i])) for i, arrival in enumerate(events)
         ]
+        return Judged(decided, endings_of(posted.plans))
 
     def _now(self, conn: Connection, events: Sequence[Arrival], programs: Mapping[str, Program]) -> dict[str, int]:
         latest: dict[str, int] = {}
@@ -172,7 +187,20 @@ def opening_times(events: Sequence[Arrival]) -> dict[Key, int]:
         opened.setdefault((event.program, event.account), arrival.occurred_ms)
         if isinstance(event, Transfer):
             opened.setdefault((event.program, event.to), arrival.occurred_ms)
+        pool = _pool_of(event)
+        if pool is not None:
+            opened.setdefault((event.program, POOL + pool), arrival.occurred_ms)
     return opened
+
+
+def reversed_events(events: Sequence[Arrival]) -> set[tuple[str, str]]:
+    """What the reverses of the batch name, by source and id; a source can only take back what it sent itself."""
+    return {(event.source, event.reverses) for arrival in events if isinstance(event := arrival.event, Reverse)}
+
+
+def _pool_of(event: Event) -> str | None:
+    pool: str | None = getattr(event, "pool", None)
+    return pool
 
 
 def stored_times(accounts: Accounts) -> dict[Key, AccountTimes]:
@@ -203,7 +231,7 @@ def _movement(
     decision_id: int, arrival: Arrival, fields: EventFields, decision: Decision, policy: CompiledPolicy
 ) -> Movement:
     event = arrival.event
-    term = policy.policy.holds[event.type]  # type: ignore[index]  # intake lets through only types that can be held
+    term = policy.policy.holds.get(event.type)  # type: ignore[call-overload]  # a reverse, the only other, is never held
     return Movement(
         id=decision_id,
         kind=event.type,  # type: ignore[arg-type]  # as above
@@ -216,6 +244,10 @@ def _movement(
         occurred_ms=arrival.occurred_ms,
         to=event.to if isinstance(event, Transfer) else None,
         fact=fields.outflow and fields.fulfilled,
-        due_seconds=term.due_seconds,
-        on_timeout=term.on_timeout,
+        due_seconds=None if term is None else term.due_seconds,
+        on_timeout="escalate" if term is None else term.on_timeout,
+        store=event.store,
+        order=event.order,
+        pool=_pool_of(event),
+        reverses=(event.source, event.reverses) if isinstance(event, Reverse) else None,
     )

@@ -20,6 +20,7 @@ from alerts.metrics import Metrics
 from config import logs
 from config.settings import Settings
 from streams import trainer
+from streams.anchoring import Anchoring
 from streams.effects import Outgoing
 from streams.errors import dependency_down
 from streams.relay import Relay, RelayParams
@@ -82,10 +83,11 @@ async def _relay(settings: Settings, metrics: Metrics) -> None:
     watchdog = Watchdog(pulse, Limits(settings.stall_seconds, 60.0, settings.rss_limit_mb))
     watchdog.start()
     producer = await _started_producer(settings)
+    key = settings.anchor_key()
+    anchoring = key and Anchoring(key, settings.anchors_topic, settings.anchors_path, settings.anchor_seconds)
+    params = RelayParams(Outgoing(settings.decisions_topic, settings.alerts_topic), anchoring=anchoring or None)
     try:
-        await Relay(
-            engine, producer, metrics, pulse, RelayParams(Outgoing(settings.decisions_topic, settings.alerts_topic))
-        ).run()
+        await Relay(engine, producer, metrics, pulse, params).run()
     finally:
         watchdog.stop()
         await producer.stop()

@@ -1,4 +1,4 @@
-"""The relay: publishes the outbox, decides holds that are due, folds the control accounts' tails, and measures.
+"""The relay: publishes the outbox, decides due holds, expires due lots, folds control accounts' tails, and measures.
 
 Everything it takes is taken with `FOR UPDATE SKIP LOCKED`, so several relays may run beside each other.
 """
@@ -6,6 +6,7 @@ Everything it takes is taken with `FOR UPDATE SKIP LOCKED`, so several relays ma
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -17,18 +18,23 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from alerts.metrics import (
+    ANCHORED,
     HOLDS_OLDEST,
     HOLDS_OPEN,
     HOLDS_POINTS,
+    LOTS_EXPIRED,
     OUTBOX,
     PUBLISHED,
     READY,
     TIMEOUTS,
     Metrics,
 )
-from ledger.holds import Resolved
+from ledger.book import Resolved
 from ledger.ids import IdBlocks
+from ledger.lots import LotsError
+from ledger.store_lots import LedgerConflictError
 from streams import outbox, review
+from streams.anchoring import Anchorer, Anchoring
 from streams.effects import Outgoing
 from streams.errors import dependency_down, described
 from streams.outbox import Message
@@ -41,6 +47,9 @@ SELECT h.kind, count(*) AS holds, sum(h.amount) AS points,
        max(extract(epoch FROM coalesce(p.clock, now()) - h.opened_at)) AS oldest
   FROM hold h JOIN program p ON p.program = h.program WHERE h.resolved_at IS NULL GROUP BY h.kind""")
 _OUTBOX_ROWS = text("SELECT count(*) FROM outbox")
+_REFUSALS = (DBAPIError, LedgerConflictError, LotsError)
+EXPIRY_BATCHES = 10
+"""Transactions of expiry in one run of the housekeeping: more waits for the next."""
 HOLD_KINDS = ("earn", "redeem", "transfer", "adjust")
 
 
@@ -52,6 +61,7 @@ class RelayParams:
     most: int = 2000
     idle_seconds: float = 0.05
     housekeeping_seconds: float = 1.0
+    anchoring: Anchoring | None = None
 
 
 class Relay:
@@ -68,6 +78,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish_loop())
             group.create_task(self._housekeeping_loop())
+            group.create_task(self._anchor_loop())
             group.create_task(tick(self._pulse))
 
     async def _publish_loop(self) -> None:
@@ -81,6 +92,17 @@ class Relay:
         while True:
             await self._guarded(asyncio.to_thread(self.keep_house))
             await asyncio.sleep(self._params.housekeeping_seconds)
+
+    async def _anchor_loop(self) -> None:
+        anchoring = self._params.anchoring
+        if anchoring is None:
+            log.warning("no key to sign anchors with: a rewritten audit chain would not be found")
+            return
+        anchorer = Anchorer(self._engine, self._producer, anchoring)
+        while True:
+            if await self._guarded(anchorer.anchor()):
+                self._metrics.gauge(ANCHORED).set(time.time())
+            await asyncio.sleep(anchoring.seconds)
 
     async def _guarded(self, work: Awaitable[int]) -> int:
         try:
@@ -125,10 +147,11 @@ class Relay:
         return conn, messages
 
     def keep_house(self) -> int:
-        """Decide due holds, fold control accounts, refresh the gauges; how many holds were decided."""
+        """Decide due holds, expire lots, fold control accounts, refresh the gauges; how many holds were decided."""
         decided = self._decide_due()
         for verdict, count in Counter(one.verdict or "none" for one in decided).items():
             self._metrics.counter(TIMEOUTS, verdict).inc(count)
+        self._expire_lots()
         with self._engine.begin() as conn:
             review.fold_controls(conn)
         with self._engine.connect() as conn:
@@ -148,7 +171,7 @@ class Relay:
         try:
             with self._engine.begin() as conn:
                 return review.decide_due(conn, self._ids, topics)
-        except DBAPIError as error:
+        except _REFUSALS as error:
             if dependency_down(error) is not None:
                 raise
             log.error("due holds refused, trying each alone", error=described(error))  # noqa: TRY400  # no data in logs
@@ -159,8 +182,22 @@ class Relay:
             try:
                 with self._engine.begin() as conn:
                     decided += review.decide_one(conn, self._ids, topics, hold)
-            except DBAPIError as error:
+            except _REFUSALS as error:
                 if dependency_down(error) is not None:
                     raise
                 log.error("a due hold cannot be decided", seq=hold.hold_id, error=described(error))  # noqa: TRY400 - no data in logs
         return decided
+
+    def _expire_lots(self) -> None:
+        """Expire due lots, a bounded number of batches; what can't be is told, and stops nothing else."""
+        try:
+            for _ in range(EXPIRY_BATCHES):
+                with self._engine.begin() as conn:
+                    expired = review.expire_lots(conn, self._ids)
+                self._metrics.counter(LOTS_EXPIRED).inc(expired)
+                if expired < review.EXPIRED_MOST:
+                    return
+        except _REFUSALS as error:
+            if dependency_down(error) is not None:
+                raise
+            log.error("due lots refused", error=described(error))  # noqa: TRY400 - no data in logs

@@ -11,19 +11,22 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
-from ledger.holds import DueHold, Resolution, Resolved, due, resolve
+from ledger.book import TIMEOUT_ACTOR, TIMEOUT_REASON, Resolution, Resolved
+from ledger.chain_store import Act, NotedIds, record
+from ledger.expire import expire_due
+from ledger.holds import DueHold, due, resolve
 from ledger.ids import IdBlocks
 from ledger.programs import load_programs
 from ledger.roll import roll_up
 from streams.effects import Outgoing
-from streams.messages import AlertMessage, DecisionMessage, alert_message, decision_message
+from streams.endings import Ending, roots_of, tell
+from streams.messages import AlertMessage, alert_message
 from streams.outbox import enqueue
 
-POLICY_ACTOR = "policy:timeout"
+EXPIRY_ACTOR = "policy:expiry"
 DUE_MOST = 200
+EXPIRED_MOST = 1000
 
-_ABOUT = text("""
-SELECT decision_id, source, event_id, program, account, type, points FROM decision WHERE decision_id = ANY(:ids)""")
 _LABEL = text("""
 INSERT INTO label_pending (decision_id, program, label, origin, due_at)
 SELECT id, program, label, 'review', coalesce(p.clock, clock_timestamp())
@@ -34,12 +37,17 @@ ON CONFLICT (decision_id) DO UPDATE SET label = excluded.label, origin = exclude
 
 def decide(conn: Connection, ids: IdBlocks, resolutions: Sequence[Resolution], decisions_topic: str) -> list[Resolved]:
     """Resolve holds as persons decided; each ends at most once, and whoever comes later is told who was first."""
-    resolved = resolve(conn, ids, resolutions)
+    noted = NotedIds(ids)
+    resolved = resolve(conn, noted, resolutions)
     ended = [one for one in resolved if one.outcome == "resolved"]
     if ended:
-        labels = {"ids": [one.hold_id for one in ended], "labels": [int(one.verdict == "void") for one in ended]}
-        conn.execute(_LABEL, labels)
+        roots = roots_of(conn, [one.hold_id for one in ended])
+        events = [roots[one.hold_id] for one in ended]
+        conn.execute(_LABEL, {"ids": events, "labels": [int(one.verdict == "void") for one in ended]})
         _tell(conn, ended, decisions_topic)
+    if noted.taken:
+        actors = sorted({resolution.actor for resolution in resolutions})
+        record(conn, Act("review", ", ".join(actors), "holds.decided"), noted.taken)
     return resolved
 
 
@@ -59,17 +67,26 @@ def decide_one(conn: Connection, ids: IdBlocks, topics: Outgoing, hold: DueHold)
 
 
 def _time_out(conn: Connection, ids: IdBlocks, topics: Outgoing, holds: Sequence[DueHold]) -> list[Resolved]:
-    resolutions = [
-        Resolution(hold.hold_id, hold.on_timeout, POLICY_ACTOR, "nobody decided before the hold was due")
-        for hold in holds
-    ]
-    resolved = resolve(conn, ids, resolutions)
+    resolutions = [Resolution(hold.hold_id, hold.on_timeout, TIMEOUT_ACTOR, TIMEOUT_REASON) for hold in holds]
+    noted = NotedIds(ids)
+    resolved = resolve(conn, noted, resolutions)
     _tell(conn, [one for one in resolved if one.outcome == "resolved"], topics.decisions)
     escalated = [one for one in resolved if one.outcome == "escalated"]
     now = datetime.now(UTC)
     alerts = [AlertMessage(alert="hold_escalated", at=now, hold_id=one.hold_id) for one in escalated]
     enqueue(conn, [alert_message(topics.alerts, alert) for alert in alerts])
+    if noted.taken:
+        record(conn, Act("timeout", TIMEOUT_ACTOR, "holds.timed_out"), noted.taken)
     return resolved
+
+
+def expire_lots(conn: Connection, ids: IdBlocks) -> int:
+    """Expire lots that are due, the oldest first, at most `EXPIRED_MOST`; how many were."""
+    noted = NotedIds(ids)
+    expired = expire_due(conn, noted, None, EXPIRED_MOST)
+    if noted.taken:
+        record(conn, Act("expiry", EXPIRY_ACTOR, "lots.expired"), noted.taken)
+    return expired
 
 
 def fold_controls(conn: Connection) -> int:
@@ -78,24 +95,5 @@ def fold_controls(conn: Connection) -> int:
 
 
 def _tell(conn: Connection, ended: Sequence[Resolved], topic: str) -> None:
-    about = {row.decision_id: row for row in conn.execute(_ABOUT, {"ids": [one.hold_id for one in ended]})}
-    messages = []
-    for one in ended:
-        row = about.get(one.hold_id)
-        if row is None or one.decision_id is None:
-            continue
-        value = DecisionMessage(
-            decision_id=one.decision_id,
-            source=row.source,
-            id=row.event_id,
-            program=row.program,
-            account=row.account,
-            type=row.type,
-            outcome="approve" if one.verdict == "post" else "reject",
-            code="posted" if one.verdict == "post" else "voided",
-            decided_at=datetime.now(UTC),
-            points=row.points,
-            resolves=one.hold_id,
-        )
-        messages.append(decision_message(topic, value))
-    enqueue(conn, messages)
+    endings = [Ending(one.hold_id, one.decision_id, one.posted) for one in ended if one.decision_id is not None]
+    tell(conn, endings, topic)

@@ -7,8 +7,10 @@ from sqlalchemy import create_engine, text
 from config.policy import default_policy_text, load_policy
 from config.settings import Settings
 from ledger.programs import create_program
+from streams.acts import policy_activated, program_created
 
 DEFAULT_PROGRAM = "default"
+ACTOR = "pointguard migrate"
 
 _ANY_POLICY = text("SELECT 1 FROM policy LIMIT 1")
 _ANY_PROGRAM = text("SELECT 1 FROM program LIMIT 1")
@@ -24,8 +26,10 @@ def seed(settings: Settings) -> None:
         with engine.begin() as conn:
             if conn.execute(_ANY_POLICY).first() is None:
                 document = default_policy_text()
-                conn.execute(_INSTALL, {"version": load_policy(document).policy.version, "document": document})
+                version = load_policy(document).policy.version
+                if conn.execute(_INSTALL, {"version": version, "document": document}).rowcount:
+                    policy_activated(conn, ACTOR, version, document)
             if conn.execute(_ANY_PROGRAM).first() is None:
-                create_program(conn, DEFAULT_PROGRAM, "live")
+                program_created(conn, ACTOR, create_program(conn, DEFAULT_PROGRAM, "live"))
     finally:
         engine.dispose()

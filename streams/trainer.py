@@ -22,6 +22,7 @@ from detectors.features import FEATURES_VERSION, unpack
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import INPUTS_VERSION, seal
 from streams import model_store
+from streams.acts import model_published
 from streams.errors import dependency_down
 from streams.keys import model_key
 from streams.labels import sequence
@@ -138,6 +139,7 @@ class Trainer:
         sealed = seal(snapshot, self._key, {**self._origin(), "state": self._learner.digest()})
         with self._engine.begin() as conn:
             model_store.publish(conn, sealed)
+            model_published(conn, snapshot.version, sealed.manifest["last_seq"], sealed.signature)
         self._version, self._published_learned, self._published_at = snapshot.version, self._learner.learned, now
         seconds = round(time.perf_counter() - started, 3)
         log.info("model snapshot published", version=snapshot.version, count=snapshot.learned, seconds=seconds)
