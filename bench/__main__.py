@@ -2,10 +2,11 @@
 
 import sys
 
-from bench import engine, pipeline
+from bench import engine, ledger, pipeline
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
         sys.exit("usage: python -m bench [--quick]")
     engine.main()
     pipeline.main()
+    ledger.main()

@@ -17,23 +17,26 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from alerts.metrics import STAGE
 from bench import naive_parts, own_stages, workload
 from config.settings import Settings
-from streams import decisions, effects, inbox, outbox, posting
+from ledger import batch
+from streams import decisions, effects, inbox, outbox, pipeline, posting
 from streams.pipeline import Pipeline
 
 STEPS: Final[dict[str, tuple[Any, str]]] = {
     "fence": (inbox, "fence"),
     "inbox": (inbox, "admit"),
-    "lock accounts": (posting, "lock_accounts"),
+    "lock accounts": (posting, "lock_batch"),
     "account times": (posting, "account_times"),
     "moments": (posting, "moments"),
     "assemble features": (posting, "assemble"),
     "rules and models": (posting, "decide"),
-    "plan postings": (posting, "plan"),
-    "write postings": (posting, "write"),
+    "load lots": (batch, "load"),
+    "plan postings": (batch, "plan"),
+    "write postings": (batch, "write"),
     "write decisions": (decisions, "insert"),
     "expect labels": (effects, "expect_labels"),
     "make messages": (effects, "messages"),
     "outbox": (outbox, "enqueue"),
+    "seal": (pipeline, "seal"),
     "progress": (inbox, "advance"),
 }
 AFTER: Final[dict[str, tuple[Any, str]]] = {"count metrics": (Pipeline, "_count")}
@@ -99,8 +102,8 @@ async def main() -> None:
         setattr(place, name, timed(step, getattr(place, name), steps))
     stages = own_stages.build(settings, options.topic, workload.PARTITIONS)
     await stages.observer.warm_up()
-    for count, batch in enumerate(batches(partitions, settings.batch_max), start=1):
-        stages.pipeline.commit(await stages.pipeline.prepare(batch, stages.spans(batch), {}))
+    for count, records in enumerate(batches(partitions, settings.batch_max), start=1):
+        stages.pipeline.commit(await stages.pipeline.prepare(records, stages.spans(records), {}))
         if count % REPORT_EVERY == 0:
             keep_profile(stages, options.topic, steps, options.scratch)
     keep_profile(stages, options.topic, steps, options.scratch)
