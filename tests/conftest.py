@@ -58,6 +58,12 @@ def _no_network_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytes
         monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """This run's seed, for what several tests share."""
+    return SEED
+
+
 @pytest.fixture
 def rng() -> random.Random:
     """Random numbers of this run's seed, the same for a test whatever ran before it."""

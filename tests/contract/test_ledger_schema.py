@@ -6,11 +6,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
-from ledger import schema_delivery  # noqa: F401 -- defines its tables on the metadata
+from ledger import (  # noqa: F401 -- define their tables on the metadata
+    schema_adjust,
+    schema_audit,
+    schema_delivery,
+    schema_lots,
+    schema_reports,
+)
 from ledger.migrate import migrate
 from ledger.schema import metadata
 
-HEAD = "0002"
+HEAD = "0006"
 
 # Everything of a table that a person could look up: columns, constraints, indexes, storage.
 CATALOGUE = text("""

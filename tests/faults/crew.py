@@ -14,9 +14,7 @@ from tests.faults.scene import Scene
 BAD_SHARE = 0.0005  # each costs up to 5 s, until Faust starts the agent again
 HANG_SECONDS = 30.0
 SESSION_SECONDS = 3.0  # the group waits that long for a worker that was killed
-WORK_SECONDS = (
-    0.001  # about a statement to a database: without any, a burst is over before a commit shows that it began
-)
+WORK_SECONDS = 0.001  # without any, a burst is over before a commit shows that it began
 
 
 class Crew(Scene):

@@ -74,5 +74,5 @@ def rounds(driven: Driven, rng: random.Random, events: int = EVENTS, kills: int 
             driven.wait_until(partial(more_than, driven, before), 90, f"burst {number} begins to be handled")
             hit = kill_in_flight(driven, rng)
         in_flight += hit
-        driven.wait_until(lambda: driven.handled() >= driven.produced(), 240, f"burst {number} is handled")
+        driven.wait_until(lambda: driven.handled() >= driven.produced(), 480, f"burst {number} is handled")
     return in_flight

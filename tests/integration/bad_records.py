@@ -89,7 +89,7 @@ def bad_records(program: str) -> list[Bad]:
         event("year-9999", "bad_time", "occurred_at", occurred_at="9999-12-31T23:59:59Z"),
         event("bad-address", "bad_ip", "ip", ip="999.1.1.1"),
         event("unknown-program", "unknown_program", "program", program="nowhere"),
-        event("reverse", "unsupported_type", "type", type="reverse", points=None, reverses="e-1"),
+        event("own", "reserved_source", "source", source="pointguard:expiry"),
         event("order-paid", "unsupported_type", "type", type="order.paid", points=None, order="o", amount=5),
         *(Bad(name, value, "bad_cloudevent", field, headers) for name, (headers, value, field) in cloudy.items()),
     ]

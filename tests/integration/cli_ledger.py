@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from config.settings import Settings
 from detectors.entity import Keys
 from detectors.event import Event, Invalid, decode, milliseconds
 from detectors.velocity import VELOCITY_FEATURES
+from ledger.chain_cover import Cover
 from ledger.ids import IdBlocks
 from ledger.programs import create_program, load_programs
 from streams import decisions, inbox
 from streams.posting import Arrival, Arrivals, Judge, Poster
-from streams.records import DeadLetter, Incoming, Log
+from streams.records import DeadLetter, Incoming, Log, Span
+from streams.sealing import seal
 from streams.setup import seed
 
 SECRET = b"0" * 64
@@ -46,8 +49,13 @@ class Desk:
         with self.engine.begin() as conn:
             inbox.admit(conn, LOG, records, self.keys.payload_hash)
             poster = Poster(self.keys, self.ids)
-            rows = poster.post(conn, Arrivals(arrivals, velocity, cold=False), self.judge, load_programs(conn))
-            decisions.insert(conn, LOG, rows, self.judge.policy.policy.version, None)
+            programs, noted = load_programs(conn), Cover()
+            rows = poster.post(conn, Arrivals(arrivals, velocity, cold=False), self.judge, programs, noted).decided
+            now = datetime.now(UTC)
+            made = decisions.Made(self.judge.policy.policy.version, None, now)
+            noted.add_decisions([row.decision_id for row in rows], decisions.insert(conn, LOG, rows, made))
+            spans = [Span(0, records[0].offset, records[-1].offset, 1)]
+            seal(conn, LOG, spans, noted, (), now)
         return {row.event.id: row.outcome for row in rows}
 
     def bury(self, topic: str, raws: Sequence[bytes | None], error: str = "not_json") -> list[int]:

@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from ledger.holds import Resolution, Resolved, resolve
+from ledger.batch import lock_batch, post_batch
+from ledger.book import Resolution, Resolved
+from ledger.chain_store import Act, NotedIds, record
+from ledger.expire import expire_due
+from ledger.holds import due, resolve
 from ledger.ids import IdBlocks
-from ledger.movement import Movement, Result
-from ledger.posting import plan
+from ledger.movement import POOL, Movement, Result
 from ledger.programs import advance_clock, create_program, ledger_now, load_programs
-from ledger.store import lock_accounts, write
+from ledger.terms import Terms
 
 START_MS = 1_700_000_000_000
 
@@ -44,13 +47,13 @@ def pool(url: str) -> Iterator[Engine]:
 class Writer:
     """A small pipeline over one database: `move` posts a batch in one transaction, `end` resolves holds in one."""
 
-    def __init__(self, engine: Engine, program: str = "north", mode: str = "simulation") -> None:
-        """Create the programme; a simulation's clock starts at START_MS."""
+    def __init__(self, engine: Engine, program: str = "north", mode: str = "simulation", **terms: Any) -> None:
+        """Create the programme, with terms as keyword arguments; a simulation's clock starts at START_MS."""
         self.engine = engine
         self.ids = IdBlocks()
         self.program = program
         with engine.begin() as conn:
-            create_program(conn, program, mode)  # type: ignore[arg-type]  # one of the two modes
+            create_program(conn, program, mode, Terms(**terms))  # type: ignore[arg-type]  # one of the two modes
             advance_clock(conn, program, START_MS)
 
     def move(self, *asked: Mapping[str, Any], now_ms: int = START_MS) -> list[Result]:
@@ -64,13 +67,18 @@ class Writer:
             self._movement(number, given) for number, given in zip(self._take(conn, len(asked)), asked, strict=True)
         ]
         opened = {
-            (one.program, name): now_ms for one in movements for name in (one.account, one.to) if name is not None
+            (one.program, name): now_ms
+            for one in movements
+            for name in (one.account, one.to, None if one.pool is None else POOL + one.pool)
+            if name is not None
         }
-        accounts = lock_accounts(conn, load_programs(conn), opened)
+        reversed_events = {one.reverses for one in movements if one.reverses is not None}
+        locked = lock_batch(conn, load_programs(conn), opened, reversed_events)
         advance_clock(conn, self.program, now_ms)
-        planned = plan(accounts, movements)
-        write(conn, planned, ledger_now(conn, {one.program for one in movements}))
-        for one, result in zip(movements, planned.results, strict=True):
+        now = ledger_now(conn, {one.program for one in movements})
+        noted = NotedIds(self.ids)
+        posted = post_batch(conn, locked, movements, now, noted.stream(conn))
+        for one, result in zip(movements, posted.results, strict=True):
             row = {
                 "id": one.id,
                 "source": one.source,
@@ -78,18 +86,44 @@ class Writer:
                 "program": one.program,
                 "account": one.account,
                 "kind": one.kind,
-                "points": one.points,
+                "points": one.points or None,
                 "outcome": _OUTCOMES.get(result.code, "reject"),
                 "code": result.code,
             }
             conn.execute(_EVENT, row)
             conn.execute(_DECISION, row)
-        return list(planned.results)
+        record(conn, Act("test", "writer", "test.moved"), [*(one.id for one in movements), *noted.taken])
+        return list(posted.results)
 
     def end(self, *resolutions: Resolution) -> list[Resolved]:
         """Resolve holds in one transaction."""
         with self.engine.begin() as conn:
-            return resolve(conn, self.ids, resolutions)
+            noted = NotedIds(self.ids)
+            resolved = resolve(conn, noted, resolutions)
+            record(conn, Act("test", "writer", "test.resolved"), noted.taken)
+            return resolved
+
+    def time_out(self, most: int = 100) -> list[Resolved]:
+        """Let the policy end the holds that are due, in one transaction."""
+        with self.engine.begin() as conn:
+            noted = NotedIds(self.ids)
+            late = due(conn, [self.program], most)
+            resolved = resolve(conn, noted, [Resolution(one.hold_id, one.on_timeout, "policy", "due") for one in late])
+            record(conn, Act("test", "writer", "test.timed_out"), noted.taken)
+            return resolved
+
+    def tick(self, now_ms: int) -> None:
+        """Move the simulation's clock."""
+        with self.engine.begin() as conn:
+            advance_clock(conn, self.program, now_ms)
+
+    def expire(self, most: int = 1000) -> int:
+        """Run the expiry job once."""
+        with self.engine.begin() as conn:
+            noted = NotedIds(self.ids)
+            expired = expire_due(conn, noted, [self.program], most)
+            record(conn, Act("test", "writer", "test.expired"), noted.taken)
+            return expired
 
     def _take(self, conn: Connection, count: int) -> list[int]:
         return self.ids.take(conn, count)

@@ -131,6 +131,16 @@ def test_an_approved_hold_is_posted_once(run: Command, desk: Desk) -> None:
     assert "approved by li.na" in run("holds", "show", held(desk.engine))[1]
 
 
+def test_a_part_of_a_hold_is_approved(run: Command, desk: Desk) -> None:
+    """The part is posted and the rest released; more than is held is refused, and a part of several holds at once."""
+    code, said = run("holds", "approve", held(desk.engine), "--points", "301", "--reason", "typo")
+    assert (code, "fewer than 301" in said) == (FOUND, True)
+    assert run("holds", "approve", held(desk.engine), 1, "--points", "5", "--reason", "which")[0] == USAGE
+    code, said = run("holds", "approve", held(desk.engine), "--points", "120", "--reason", "half came back")
+    assert (code, "120 points approved" in said) == (0, True)
+    assert balances(desk.engine, "m-1") == (120, 0)
+
+
 def test_a_rejected_hold_moves_nothing(run: Command, desk: Desk) -> None:
     """The points are released, and the list is empty again."""
     assert run("holds", "reject", held(desk.engine), "--reason", "a farm")[0] == 0

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.holds import Resolution, due, resolve
-from ledger.ids import IdBlocks
+from ledger.book import Resolution
+from ledger.holds import due
 from ledger.programs import advance_clock
 from ledger.queries import Balance, HoldFilter, HoldView, balance, find_hold, open_holds
 from ledger.verify import verify
@@ -81,7 +81,8 @@ def test_of_many_racing_resolvers_exactly_one_wins(writer: Writer) -> None:
     outcomes = Counter(answer.outcome for answer in answers)
     assert outcomes == {"resolved": 1, "already_resolved": RACERS - 1}
     assert (
-        len({(answer.decision_id, answer.verdict, answer.actor, answer.reason, answer.at) for answer in answers}) == 1
+        len({(answer.decision_id, answer.verdict, answer.actor, answer.reason, answer.at_ms) for answer in answers})
+        == 1
     )
     winner = next(n for n, answer in enumerate(answers) if answer.outcome == "resolved")
     assert answers[0].actor == f"racer-{winner}"
@@ -151,7 +152,7 @@ def test_a_resolution_without_a_decision_is_refused_by_the_database(writer: Writ
     """No hold is resolved without a recorded decision, not even by hand."""
     writer.move(earn("ann", 5, verdict="hold"))
     with pytest.raises(DBAPIError, match="review_decision"), writer.engine.begin() as conn:
-        conn.execute(text("INSERT INTO hold_resolution SELECT hold_id, 'post', 12345, now() FROM hold"))
+        conn.execute(text("INSERT INTO hold_resolution SELECT hold_id, 'post', 12345, now(), 5 FROM hold"))
 
 
 def test_holds_fall_due_by_the_clock_of_their_programme(writer: Writer) -> None:
@@ -160,19 +161,17 @@ def test_holds_fall_due_by_the_clock_of_their_programme(writer: Writer) -> None:
     with writer.engine.begin() as conn:
         advance_clock(conn, "north", START_MS + 59_999)
         assert due(conn, ["north"], 10) == []
-        advance_clock(conn, "north", START_MS + 60_000)
-        [late] = due(conn, ["north"], 10)
-        [answer] = resolve(conn, writer.ids, [Resolution(late.hold_id, late.on_timeout, "policy", "due")])
+    writer.tick(START_MS + 60_000)
+    [answer] = writer.time_out()
     assert (answer.outcome, answer.verdict, answer.actor) == ("resolved", "post", "policy")
-    assert answer.at is not None
-    assert answer.at.timestamp() * 1000 == START_MS + 60_000
+    assert answer.at_ms == START_MS + 60_000
     assert have(writer.engine, "ann") == Balance(5, 0, 0, 5, 0)
     assert verify(writer.engine).ok
 
 
 def test_due_holds_are_shared_out_between_relays(writer: Writer) -> None:
     """Two that ask at once get different holds, the oldest first, and no one waits."""
-    writer.move(*(earn("ann", n, verdict="hold", due_seconds=n) for n in range(1, 5)))
+    writer.move(*(earn(f"m{n}", n, verdict="hold", due_seconds=n) for n in range(1, 5)))
     with writer.engine.begin() as conn:
         advance_clock(conn, "north", START_MS + 60_000)
     with writer.engine.begin() as first, writer.engine.begin() as second:
@@ -190,10 +189,7 @@ def test_a_due_hold_that_an_analyst_ends_meanwhile_is_ended_once(writer: Writer)
     def work(number: int) -> int:
         if number % 2:
             return sum(answer.outcome == "resolved" for answer in writer.end(*(post(hold) for hold in holds)))
-        with writer.engine.begin() as conn:
-            late = due(conn, ["north"], 5)
-            wanted = [Resolution(hold.hold_id, hold.on_timeout, "policy", "due") for hold in late]
-            return sum(answer.outcome == "resolved" for answer in resolve(conn, IdBlocks(), wanted))
+        return sum(answer.outcome == "resolved" for answer in writer.time_out(5))
 
     assert sum(run_together(12, work)) == 20
     assert verify(writer.engine).ok

@@ -16,7 +16,8 @@ from ledger.posting import plan
 from ledger.programs import ProgramError, advance_clock, create_program, ledger_now, load_programs
 from ledger.queries import Balance, balance
 from ledger.roll import control_balances, roll_up
-from ledger.store import LedgerConflictError, lock_accounts, write
+from ledger.store import lock_accounts, write
+from ledger.store_lots import LedgerConflictError
 from ledger.verify import verify
 from tests.integration.ledger_writer import START_MS, Writer, adjust, earn, pool, redeem, run_together, transfer
 
@@ -62,10 +63,10 @@ def test_state_comes_back_as_it_was_written(writer: Writer) -> None:
     key = ("north", "ann")
     with writer.engine.begin() as conn:
         locked = lock_accounts(conn, load_programs(conn), {key: START_MS + 5})
-        write(conn, plan(locked, [], signed_up={key: 1_001}, credential_changed={key: 2_002}), {})
+        write(conn, plan(locked, [], {}, iter(()), signed_up={key: 1_001}, credential_changed={key: 2_002}), {})
     with writer.engine.begin() as conn:
         locked = lock_accounts(conn, load_programs(conn), {key: START_MS + 5})
-        write(conn, plan(locked, [], signed_up={key: 9_999}, credential_changed={key: 1_999}), {})
+        write(conn, plan(locked, [], {}, iter(()), signed_up={key: 9_999}, credential_changed={key: 1_999}), {})
     with writer.engine.begin() as conn:
         state = lock_accounts(conn, load_programs(conn), {key: START_MS + 5}).members[key]
     assert (state.opened_ms, state.signed_up_ms, state.credential_changed_ms) == (START_MS, 1_001, 2_002)
@@ -91,7 +92,7 @@ def test_an_account_written_around_its_lock_is_a_conflict(writer: Writer) -> Non
     with writer.engine.begin() as conn:
         locked = lock_accounts(conn, load_programs(conn), {("north", "ann"): 0})
         stale = replace(locked, members={("north", "ann"): locked.members["north", "ann"]._replace(entry_count=0)})
-        planned = plan(stale, [], credential_changed={("north", "ann"): 5})
+        planned = plan(stale, [], {}, iter(()), credential_changed={("north", "ann"): 5})
         with pytest.raises(LedgerConflictError):
             write(conn, planned, {})
         conn.rollback()
@@ -111,7 +112,21 @@ def test_programmes_do_not_mix(engine: Engine) -> None:
     assert verify(engine).ok
 
 
-@pytest.mark.parametrize("table", ["txn", "entry", "decision", "review_decision", "hold_resolution"])
+HISTORY = [
+    "txn",
+    "entry",
+    "decision",
+    "review_decision",
+    "hold_resolution",
+    "lot_use",
+    "hold_lot",
+    "reversal",
+    "order_refund",
+    "account_merge",
+]
+
+
+@pytest.mark.parametrize("table", HISTORY)
 @pytest.mark.parametrize("change", ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"])
 def test_history_cannot_be_changed(engine: Engine, table: str, change: str) -> None:
     """UPDATE, DELETE and TRUNCATE are refused by the database itself on everything that is history."""
@@ -131,7 +146,15 @@ ENTRIES = "INSERT INTO entry (txn_id, leg, account_id, amount, layer) "
         "UPDATE account SET kind = 'control'",
         "DELETE FROM account",
         "UPDATE hold SET amount = 1",
+        "UPDATE hold SET replaces = 1",
         "DELETE FROM hold",
+        "UPDATE lot SET issued = 11",
+        "UPDATE lot SET expires_at = now()",
+        "UPDATE lot SET remaining = issued + 1",
+        "UPDATE lot SET reserved = remaining + 1",
+        "UPDATE lot SET remaining = -1",
+        "DELETE FROM lot",
+        "UPDATE account SET open_holds = -1",
         "UPDATE account SET posted_dr = posted_cr + 1 WHERE kind = 'member'",
         "UPDATE account SET pending_dr = posted_cr + 1 WHERE kind = 'member'",
         "UPDATE account SET posted_cr = 9007199254740992 WHERE kind = 'member'",

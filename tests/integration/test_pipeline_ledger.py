@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from alerts.metrics import EVENTS, POINTS
-from ledger.holds import Resolution
+from ledger.book import Resolution
 from ledger.queries import balance
 from streams import review
 from streams.effects import Outgoing

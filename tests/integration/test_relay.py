@@ -19,13 +19,16 @@ from alerts.metrics import (
     HOLDS_OLDEST,
     HOLDS_OPEN,
     HOLDS_POINTS,
+    LOTS_EXPIRED,
     OUTBOX,
     PUBLISHED,
     READY,
     TIMEOUTS,
     Metrics,
 )
-from streams import kafka, outbox
+from ledger.programs import set_terms
+from ledger.terms import Terms
+from streams import kafka, outbox, review
 from streams.effects import Outgoing
 from streams.outbox import Message
 from streams.relay import Relay, RelayParams
@@ -252,6 +255,37 @@ def test_racing_relays_decide_a_hold_once(desk: Desk) -> None:
     decided += relays[0].keep_house()
     assert (decided, desk.count("hold_resolution"), len(desk.said("points.decisions")) - before) == (20, 20, 20)
     desk.verified()
+
+
+def test_housekeeping_expires_what_is_due(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lots that fell due expire in batches, beside held ones, and are counted; the next run finds nothing."""
+    with desk.engine.begin() as conn:
+        set_terms(conn, SIMULATION, Terms(expiry_days=1))
+    desk.stages.catalog.refresh()
+    monkeypatch.setattr(review, "EXPIRED_MOST", 2)
+    at = {"program": SIMULATION, "occurred_at": "2020-01-01T00:00:00Z"}
+    desk.send(*(event(id=f"e-{number}", account=f"m{number}", points=100, **at) for number in range(5)))
+    desk.send(event("redeem", id="r-1", account="m0", points=100, **at))
+    desk.send(event(id="later", account="m9", program=SIMULATION, occurred_at="2020-01-02T00:00:00Z"))
+    relay = relay_of(desk, Broker())
+    relay.keep_house()
+    relay.keep_house()
+    assert gauge(desk, LOTS_EXPIRED) == 4
+    assert [desk.balance(f"m{number}", SIMULATION) for number in (0, 1, 4, 9)] == [0, 0, 0, 100]
+    desk.verified()
+
+
+def test_lots_that_cannot_expire_stop_nothing_else(desk: Desk) -> None:
+    """When the database refuses an expiry, the rest of the housekeeping is done all the same."""
+    with desk.engine.begin() as conn:
+        set_terms(conn, SIMULATION, Terms(expiry_days=1))
+        conn.execute(text("ALTER TABLE lot_use ADD CONSTRAINT stuck CHECK (action <> 'expire')"))
+    desk.stages.catalog.refresh()
+    desk.send(event(id="e-1", points=100, program=SIMULATION, occurred_at="2020-01-01T00:00:00Z"))
+    desk.send(event(id="later", account="m9", program=SIMULATION, occurred_at="2020-01-02T00:00:00Z"))
+    relay_of(desk, Broker()).keep_house()
+    assert (gauge(desk, READY, "postgresql"), desk.count("control_delta")) == (1, 0)
+    assert desk.balance("ann", SIMULATION) == 100
 
 
 def test_housekeeping_folds_the_control_accounts(desk: Desk) -> None:

@@ -37,8 +37,8 @@ REQUIRED: dict[str, dict[str, object]] = {
     "activity.done": {"activity": "check-in"},
 }
 EXTRA: dict[str, dict[str, object]] = {
-    "redeem": OUTFLOW,
-    "transfer": OUTFLOW,
+    "redeem": OUTFLOW | {"pool": "family-3"},
+    "transfer": OUTFLOW | {"pool": "family-3"},
     "adjust": OUTFLOW,
     "reverse": {"points": 5},
     "account.created": {"referrer": "member-9"},

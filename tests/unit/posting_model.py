@@ -3,7 +3,9 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
-from ledger.movement import AccountChange, Accounts, AccountState, ArrearsState, Key, Movement, Plan
+from ledger.lots import order_of_use
+from ledger.movement import Accounts, AccountState, ArrearsState, Key, LotState, Movement
+from ledger.plan import AccountChange, Plan
 
 LIMIT = 2**53 - 1
 CONTROLS = ("issued", "redeemed", "expired", "clawback", "adjust")
@@ -128,8 +130,20 @@ def applied(accounts: Accounts, plan: Plan) -> Accounts:
             owed = _arrears(ArrearsState(created[key], 0, 0, 0), changes[change.arrears_id])
         elif owed is not None and owed.account_id in changes:
             owed = _arrears(owed, changes[owed.account_id])
-        members[key] = (state if change is None else _state(state, change))._replace(arrears=owed)
+        members[key] = (state if change is None else _state(state, change))._replace(
+            arrears=owed, lots=_lots(state, plan)
+        )
     return replace(accounts, members=members)
+
+
+def _lots(state: AccountState, plan: Plan) -> tuple[LotState, ...]:
+    changed = {change.lot_id: change for change in plan.lot_changes}
+    lots = [lot for lot in plan.lots if lot.account_id == state.account_id]
+    for lot in state.lots:
+        change = changed.get(lot.lot_id)
+        remaining, reserved = (0, 0) if change is None else change[1:]
+        lots.append(lot._replace(remaining=lot.remaining + remaining, reserved=lot.reserved + reserved))
+    return tuple(sorted((lot for lot in lots if lot.remaining), key=order_of_use))
 
 
 def _state(state: AccountState, change: AccountChange) -> AccountState:
@@ -139,6 +153,7 @@ def _state(state: AccountState, change: AccountChange) -> AccountState:
         pending_dr=state.pending_dr + change.pending_dr,
         pending_cr=state.pending_cr + change.pending_cr,
         entry_count=state.entry_count + change.entries,
+        open_holds=state.open_holds + change.open_holds,
     )
 
 

@@ -48,7 +48,7 @@ def event_of(fields: dict[str, object], **record: Any) -> tuple[Incoming, Event]
     return found, found.event
 
 
-@pytest.mark.parametrize("kind", sorted((MOVES | INFORM) - {"reverse"}))
+@pytest.mark.parametrize("kind", sorted(MOVES | INFORM))
 def test_what_can_be_decided_passes(kind: str) -> None:
     """Every type that moves points or informs goes on with the place, key and time of its record."""
     found, event = event_of(least(kind))
@@ -56,7 +56,7 @@ def test_what_can_be_decided_passes(kind: str) -> None:
     assert (event.type, found.source, found.event_id) == (kind, "pos/shop-17", "e-1")
 
 
-@pytest.mark.parametrize("kind", sorted(PROGRAM | {"reverse"}))
+@pytest.mark.parametrize("kind", sorted(PROGRAM))
 def test_what_nothing_posts_yet_is_refused(kind: str) -> None:
     """Types of the contract without code behind them wait as dead letters instead of being lost."""
     assert refusal(least(kind)) == ("unsupported_type", "type")
@@ -65,6 +65,19 @@ def test_what_nothing_posts_yet_is_refused(kind: str) -> None:
 def test_an_unknown_programme() -> None:
     """Only programmes of the ledger have accounts."""
     assert refusal(least(program="nowhere")) == ("unknown_program", "program")
+
+
+def test_a_source_of_the_ledgers_own() -> None:
+    """No event from outside can pass for a transaction that the ledger makes by itself."""
+    assert refusal(least(source="pointguard:adjustment")) == ("reserved_source", "source")
+    assert incoming(least(source="pointguard")).invalid is None
+
+
+def test_an_account_that_would_be_a_pool() -> None:
+    """A pool acts by none of its own: no event may name one as its member, though a transfer may go to one."""
+    assert refusal(least(account="pool:smiths")) == ("reserved_account", "account")
+    assert incoming(least("transfer", to="pool:smiths")).invalid is None
+    assert incoming(least(account="pool")).invalid is None
 
 
 def test_a_source_in_quarantine() -> None:

@@ -47,6 +47,12 @@ def test_observations_keep_the_order_and_know_what_is_absent() -> None:
     assert len(set(made.event.tolist())) == 1, "one id of one source is one event, whatever its type"
 
 
+def test_a_reversal_is_counted_but_adds_no_points() -> None:
+    """It takes back what was counted when it came: a day of refunds is no day of spending."""
+    events = [event(least("reverse")), event(full("reverse"))]
+    assert observations([Observed(one, 1_000) for one in events], KEYS).points.tolist() == [0, 0]
+
+
 def test_no_events_make_no_observations() -> None:
     """A batch of refused events is an empty one."""
     made = observations([], KEYS)
