@@ -37,6 +37,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.engine $(ARGS)
 	$(BIN)/python -m bench.pipeline $(ARGS)
+	$(BIN)/python -m bench.ledger $(ARGS)
 
 # Needs uv. Takes new versions only where a requirement asks for one; ARGS=--upgrade takes all there are.
 lock:

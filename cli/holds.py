@@ -194,6 +194,8 @@ def _facts(conn: Connection, hold: HoldView, row: Row[tuple[object, ...]] | None
         facts.append(("event as stored", str(row.event)))
     if hold.decided:
         verdict = "approved" if hold.decided.verdict == "post" else "rejected"
+        if 0 < hold.decided.posted < abs(hold.amount):
+            verdict = f"{hold.decided.posted:,} points {verdict}"
         facts.append(
             ("decision", f"{verdict} by {hold.decided.actor}, {moment(hold.decided.at)}: {hold.decided.reason}")
         )

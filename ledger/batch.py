@@ -64,8 +64,12 @@ def lock_batch(
     if not reversed_events:
         return Locked(programs, lock_accounts(conn, programs, opened))
 
+    # What a reverse names by mistake in a programme that the batch is not about is no business of its.
+    about = {program for program, _ in opened}
+
     def read() -> Collection[Found]:
-        return read_origins(conn, find_events(conn, reversed_events).values()).values()
+        named = find_events(conn, reversed_events).values()
+        return read_origins(conn, [one for one in named if one.program in about]).values()
 
     return Locked(programs, lock_reach(conn, programs, opened, read))
 
@@ -136,14 +140,17 @@ class _Batch:
         self, n: int, just_before: Movement | None, decided: tuple[Named, frozenset[Key]] | None
     ) -> list[Key]:
         """Note what a reverse takes back, of this batch or decided long ago; return whom that may touch."""
+        program = self._movements[n].program
         if just_before is not None:
+            if just_before.program != program:
+                return []
             self._before[n] = Named(just_before.id, just_before.program, just_before.account)
             return keys_of(just_before)
         if decided is None:
             return []
         named, keys = decided
         # What was decided after the locks were taken counts as unknown: it is nothing of an account of this batch.
-        if named.program != self._movements[n].program or not keys <= self._locked.accounts.members.keys():
+        if named.program != program or not keys <= self._locked.accounts.members.keys():
             return []
         self._before[n] = named
         return list(keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Lock
+from weakref import WeakSet
 
 from sqlalchemy import Connection, text
 
@@ -16,6 +17,9 @@ class IdBlocks:
 
     One per process, safe between threads. Ids ascend within a process, and no two processes ever share one; ids of a
     transaction that rolls back, and what is left of a block when the process ends, are never used again.
+
+    PostgreSQL may forget in a crash what nobody had committed behind, and then give a block twice. No connection
+    survives a crash, so what is left of blocks is forgotten whenever ids are taken on a connection for the first time.
     """
 
     def __init__(self) -> None:
@@ -26,6 +30,11 @@ class IdBlocks:
         """Take `count` new ids, ascending."""
         taken: list[int] = []
         with self._lock:
+            # SQLAlchemy keeps `info` exactly as long as the driver's connection.
+            seen: WeakSet[IdBlocks] = conn.info.setdefault("ledger_ids", WeakSet())
+            if self not in seen:
+                seen.add(self)
+                self._free.clear()
             missing = count - sum(map(len, self._free))
             if missing > 0:
                 starts = conn.execute(_NEXT, {"blocks": -(-missing // BLOCK)}).scalars()

@@ -23,7 +23,7 @@ from ledger.arrays import (
     timestamps_or_epoch,
 )
 from ledger.lots import order_of_use
-from ledger.movement import POOL, Accounts, AccountState, Key, LotState, Movement
+from ledger.movement import MAX_POINTS, POOL, Accounts, AccountState, Key, LotState, Movement
 from ledger.plan import HoldEnd, Plan
 from ledger.programs import store_accounts
 
@@ -32,18 +32,26 @@ class LedgerConflictError(Exception):
     """An account or lot was written around its lock and is not as planned on. Roll back; nothing may be committed."""
 
 
-FIRST_LOTS = 8
+FIRST_LOTS = 4
 """How many lots of an account are read at first; where these fall short, eight times as many, and so on."""
 
 LOT = """l.lot_id, l.program, l.account_id, l.txn_id, l.parent, l.issued, l.remaining, l.reserved,
        (date_part('epoch', l.earned_at) * 1000)::bigint, (date_part('epoch', l.expires_at) * 1000)::bigint, l.store"""
 """The columns of a LotState."""
 
+# Of an account's first lots only those that are due, and so many behind them as cover the points. `before` is what the
+# lots before one have to spend: double precision is exact here, as no account has more than 2^53 - 1 points.
 _OPEN = f"""
 SELECT {LOT}
-  FROM unnest(%(ids)s) AS w(account_id)
- CROSS JOIN LATERAL (SELECT * FROM lot WHERE lot.account_id = w.account_id AND lot.open
-                      ORDER BY lot.expires_at, lot.earned_at, lot.lot_id LIMIT %(most)s) l"""  # noqa: S608 -- constants
+  FROM unnest(%(ids)s, %(points)s, %(now)s) AS w(account_id, points, now)
+ CROSS JOIN LATERAL (
+    SELECT few.*,
+           sum(CASE WHEN few.expires_at <= w.now THEN 0 ELSE few.remaining - few.reserved END::double precision)
+               OVER (ORDER BY few.expires_at, few.earned_at, few.lot_id
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM (SELECT * FROM lot WHERE lot.account_id = w.account_id AND lot.open
+             ORDER BY lot.expires_at, lot.earned_at, lot.lot_id LIMIT %(most)s) AS few) l
+ WHERE l.before IS NULL OR l.before < w.points"""  # noqa: S608 -- constants
 
 _POOLS = """
 SELECT p.pool_id, a.name FROM pool_member p JOIN account a ON a.account_id = p.member_id
@@ -95,10 +103,10 @@ def with_lots(
     if not demand:
         return members
     found: dict[int, tuple[LotState, ...]] = {}
-    short = {members[key].account_id: (key, points) for key, points in demand.items()}
+    short = {members[key].account_id: (key, min(points, MAX_POINTS)) for key, points in demand.items()}
     most = FIRST_LOTS
     while short:
-        lots = _open_lots(conn, short, most)
+        lots = _open_lots(conn, short, now, most)
         found |= lots
         short = {
             account_id: (key, points)
@@ -115,9 +123,17 @@ def with_lots(
     return filled
 
 
-def _open_lots(conn: Connection, ids: Collection[int], most: int) -> dict[int, tuple[LotState, ...]]:
-    lots: dict[int, list[LotState]] = {account_id: [] for account_id in ids}
-    for row in fetch(conn, _OPEN, {"ids": bigints(list(ids)), "most": most}):
+def _open_lots(
+    conn: Connection, short: Mapping[int, tuple[Key, int]], now: Mapping[str, int], most: int
+) -> dict[int, tuple[LotState, ...]]:
+    lots: dict[int, list[LotState]] = {account_id: [] for account_id in short}
+    asked = {
+        "ids": bigints(list(short)),
+        "points": bigints([points for _, points in short.values()]),
+        "now": timestamps([now[key[0]] for key, _ in short.values()]),
+        "most": most,
+    }
+    for row in fetch(conn, _OPEN, asked):
         lots[row[2]].append(LotState._make(row))
     return {account_id: tuple(some) for account_id, some in lots.items()}
 

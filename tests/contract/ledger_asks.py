@@ -78,6 +78,8 @@ def reverse(chance: Random, pair: Pair, program: str, coming: int = 0) -> Asked:
     events = [*pair.events_of(program), *(pair.next_events(coming) if chance.random() < 0.3 else ())] or ["e0"]
     if chance.random() < 0.03:
         events = ["e0", *pair.events_of("south" if program == "north" else "north")]
+    spent = [one for one in events if pair.spent_several(program, one)]
+    events = spent if spent and chance.random() < 0.3 else events
     event = chance.choice(events[-12:] if chance.random() < 0.5 else events)
     account = chance.choice(MEMBERS) if chance.random() < 0.05 else pair.account_of(program, event)
     points = 0 if chance.random() < 0.3 else _points(chance, 25)

@@ -31,6 +31,9 @@ class Model(Undoing):
         return [self._post(ask) for ask in asks]
 
     def _post(self, ask: Ask) -> Result:
+        for name in (ask.account, ask.to if ask.kind == "transfer" else None):
+            if name is not None and not name.startswith(POOL):
+                self.card(name)  # whoever is named is known from now on, whatever becomes of the event
         code = self._undo_asked(ask) if ask.kind == "reverse" else self._examine(ask)
         if code in {"posted", "held"} and ask.kind != "reverse":
             self._move(ask, held=code == "held")

@@ -212,6 +212,11 @@ class Pair:
         original = self.models[program].originals.get(event)
         return "ann" if original is None else original.ask.account
 
+    def spent_several(self, program: str, event: str) -> bool:
+        """Whether an event took points out of several lots."""
+        original = self.models[program].originals.get(event)
+        return original is not None and len(original.gave) > 1
+
     def hold_names(self, program: str, *, only_open: bool = False) -> list[str]:
         """What there are of holds."""
         model = self.models[program]
@@ -327,7 +332,7 @@ class Pair:
     def _call(self, name: str, *given: Any) -> Any:
         try:
             return getattr(self.ledger, name)(*given)
-        except Exception as error:
+        except Exception as error:  # told with the script that led to it
             raise Different(f"{name} raised {error!r}", self.script) from error
 
     def _note(self, call: str, *given: Any, **named: Any) -> None:

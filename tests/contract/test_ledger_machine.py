@@ -117,7 +117,7 @@ def test_a_failing_script_is_made_short() -> None:
     class Forgetful(MemoryLedger):
         def member(self, program: str, name: str) -> None:
             """Know nobody called Bob."""
-            return None if name == "bob" else super().member(program, name)  # type: ignore[return-value]
+            return None if name == "bob" else super().member(program, name)  # type: ignore[return-value]  # broken on purpose
 
     with pytest.raises(Different) as raised:
         run(lambda: (Forgetful(), ""), (200, 50), 1)

@@ -49,9 +49,11 @@ def test_simulated_fraud_is_stopped_and_honest_members_are_not(
     assert "approved" in said_by(capsys, running, "holds", "approve", hold[1], "--reason", "checked")
     # A second run goes on behind the first: new events, none of them a duplicate or refused.
     said_by(capsys, running, "simulate", "--events", 100, "--rate", 250, "--speed", 300, "--program", "trial")
-    said = said_by(capsys, running, "verify")
+    said = said_by(capsys, running, "verify", "--topic", "--anchors", running.anchors_path)
     assert re.search(r"2,60[01] events", said)  # the other test of this module adds one
     assert "clean" in said
+    assert re.search(r"Compared [2-9] anchors", said), said  # the relay's first, from its topic and from its file
+    assert "Not looked at" in said_by(capsys, running, "verify", "--incremental")
 
 
 def test_a_dead_letter_gets_its_second_chance(running: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,7 +214,7 @@ class Bank:
         while not self._stop.is_set():
             try:
                 work()
-            except Exception as error:  # noqa: BLE001  # as above
+            except Exception as error:  # noqa: BLE001  # whatever ends a writer is told to the test
                 self.told.raised.append(f"{work.__name__}: {error!r}"[:2000])
                 return
             time.sleep(PAUSE_SECONDS)

@@ -68,7 +68,7 @@ class Teller:
         chosen, self._holds = self._holds[:5], self._holds[5:]
         self._note("end", chosen)
         verdict = self._chance.choice(("post", "void"))
-        self._ledger.resolve([Resolution(hold, verdict, "teller", "looked at") for hold in chosen])  # type: ignore[arg-type]
+        self._ledger.resolve([Resolution(hold, verdict, "teller", "looked at") for hold in chosen])  # type: ignore[arg-type]  # one of the verdicts
         self._note("ok", [])
 
     def _note(self, what: str, names: list[str] | list[int]) -> None:

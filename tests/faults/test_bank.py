@@ -30,7 +30,7 @@ def conserves(engine: Engine, seed: int, seconds: float) -> None:
     """Run the bank for so long and check all that it told."""
     told = Bank(engine, seed).run(WRITERS, seconds)
     calls = sum(told.calls.values())
-    print(f"{calls} calls, {told.snapshots} snapshots, done again inside: {dict(told.sacrificed)}")  # noqa: T201
+    print(f"{calls} calls, {told.snapshots} snapshots, done again inside: {dict(told.sacrificed)}")  # noqa: T201  # the figures of the run
     print(dict(sorted(told.codes.items())))  # noqa: T201  # shown with -s, and on failure
     assert told.raised == []
     assert told.anomalies == []

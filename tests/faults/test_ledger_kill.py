@@ -17,6 +17,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from embedded import identity, postgres
 from embedded.process import Command, Guarded, private_directory
 from ledger.book_postgres import PostgresLedger
+from ledger.ids import BLOCK, IdBlocks
 from ledger.migrate import migrate
 from ledger.verify import verify
 from tests.faults.bank import open_bank
@@ -44,7 +45,7 @@ def proven(engine: Engine, journals: list[Path], kills: int, in_flight: int) -> 
     with engine.connect() as conn:
         found = audit(conn, journals)
     report = verify(engine)
-    print(f"{kills} kills, {in_flight} with a call in flight; {dict(found.counts)}; {dict(report.checked)}")  # noqa: T201
+    print(f"{kills} kills, {in_flight} with a call in flight; {dict(found.counts)}; {dict(report.checked)}")  # noqa: T201  # the figures of the run
     assert in_flight >= kills * 0.8, "most kills must hit a call, or they prove nothing"
     assert found.faults == []
     assert report.ok, report.discrepancies
@@ -157,6 +158,32 @@ def test_a_crash_of_postgresql_loses_nothing_and_tears_nothing(tmp_path: Path, r
 def test_30_crashes_of_postgresql_lose_nothing_and_tear_nothing(tmp_path: Path, rng: random.Random) -> None:
     """Thirty times."""
     crashes_lose_nothing(tmp_path, rng, 30)
+
+
+def test_a_crash_gives_no_id_to_two(tmp_path: Path) -> None:
+    """A sequence forgets what a crash overtook: whoever survives it must not go on with the rest of such a block."""
+    directory = private_directory(tmp_path / "service")
+    service = postgres.start(directory)
+    port = int(service.url.rpartition(":")[2].partition("/")[0])
+    migrate(service.url)
+    engine, survivor = create_engine(service.url), IdBlocks()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))  # else the log may be on disk by the crash
+        conn.execute(text("SELECT pg_reload_conf()"))
+    overtaken = engine.connect()
+    survivor.take(overtaken, BLOCK // 2)
+    stop_at_once(directory)
+    with pytest.raises(OperationalError):
+        overtaken.close()
+    service.process.stop()
+    service = postgres.start(directory, port=port)
+    with engine.begin() as conn:
+        mine = set(survivor.take(conn, BLOCK // 2))
+    with engine.begin() as conn:
+        theirs = set(IdBlocks().take(conn, BLOCK))
+    engine.dispose()
+    service.process.stop()
+    assert not mine & theirs
 
 
 # -- A writer is killed

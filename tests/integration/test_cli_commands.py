@@ -139,6 +139,7 @@ def test_a_part_of_a_hold_is_approved(run: Command, desk: Desk) -> None:
     code, said = run("holds", "approve", held(desk.engine), "--points", "120", "--reason", "half came back")
     assert (code, "120 points approved" in said) == (0, True)
     assert balances(desk.engine, "m-1") == (120, 0)
+    assert "120 points approved by" in run("holds", "show", said.split()[1].rstrip(":"))[1]
 
 
 def test_a_rejected_hold_moves_nothing(run: Command, desk: Desk) -> None:

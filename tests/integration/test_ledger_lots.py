@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import Engine, text
 
 from ledger.book import Resolution
-from ledger.ids import IdBlocks
 from ledger.movement import Timeout
 from ledger.programs import load_programs, set_terms
 from ledger.queries import Balance, balance, open_holds
@@ -306,6 +305,15 @@ def test_due_lots_beyond_those_read_at_first_are_seen(writer: Writer) -> None:
     proved(writer)
 
 
+def test_more_is_asked_than_any_number_holds(writer: Writer) -> None:
+    """Demands of one member that add up beyond 64 bits are refused one by one, and what fits is done."""
+    writer.move(*(earn("ann", 3) for _ in range(2 * FIRST_LOTS)))
+    results = writer.move(*(redeem("ann", 2**53 - 1) for _ in range(1100)), redeem("ann", 5))
+    assert {result.code for result in results[:-1]} == {"insufficient_balance"}
+    assert results[-1].code == "posted"
+    proved(writer)
+
+
 def test_transferred_lots_keep_their_expiry_and_name_where_they_came_from(writer: Writer) -> None:
     """The receiver gets a lot for each lot that gave, with its times, and repays what is owed out of it."""
     writer.move(redeem("bob", 15, fact=True))
@@ -385,11 +393,3 @@ def test_terms_may_change_but_not_what_is_for_life(writer: Writer) -> None:
     writer.move(earn("ann", 2))
     writer.tick(LATER)
     assert have(writer, "ann").available == 2
-
-
-def test_ids_are_given_one_by_one_without_gaps(engine: Engine) -> None:
-    """A stream takes ids as they are asked for, so what is not asked for stays for the next."""
-    ids = IdBlocks()
-    with engine.connect() as conn:
-        stream = ids.stream(conn)
-        assert [next(stream), next(stream), *ids.take(conn, 1), next(stream)] == [1, 2, 3, 4]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ledger import originals, pools
+from ledger.batch import lock_batch
 from ledger.book import Resolution
 from ledger.programs import load_programs
 from ledger.verify import verify
@@ -132,7 +133,19 @@ def test_only_its_own_account_and_programme(books: Books) -> None:
     books.move(earn("ann", 100, event_id="e-1"))
     other.move(earn("ann", 100, event_id="e-2"))
     assert [books.back("e-1", account="bob"), books.back("e-2"), other.back("e-1")] == ["unknown_original"] * 3
-    assert (books.money("ann"), other.money("ann")) == ((100, 0, 0), (100, 0, 0))
+    mixed = other.move(earn("ann", 1, event_id="e-3"), reverse("e-3", program="north"), reverse("e-1", program="north"))
+    assert [result.code for result in mixed] == ["posted", "unknown_original", "posted"]
+    assert (books.money("ann"), other.money("ann")) == ((0, 0, 0), (101, 0, 0))
+
+
+def test_programmes_that_a_batch_is_not_about_need_not_be_known(books: Books) -> None:
+    """A worker that has not heard of a programme yet is not stopped by a reverse that names an event of it."""
+    other = Books(books.engine, "south")
+    other.move(earn("ann", 100, event_id="e-2"))
+    with books.engine.begin() as conn:
+        north = {"north": load_programs(conn)["north"]}
+        locked = lock_batch(conn, north, {("north", "ann"): START_MS}, {("till", "e-2")})
+        assert set(locked.accounts.members) == {("north", "ann")}
 
 
 def test_an_order_is_refunded_step_by_step(books: Books) -> None:

@@ -11,12 +11,14 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import schema
+from ledger.book import Merge
 from ledger.ids import BLOCK, IdBlocks
+from ledger.merge_store import merge
 from ledger.posting import plan
 from ledger.programs import ProgramError, advance_clock, create_program, ledger_now, load_programs
 from ledger.queries import Balance, balance
 from ledger.roll import control_balances, roll_up
-from ledger.store import lock_accounts, write
+from ledger.store import find_accounts, lock_accounts, lock_ids, write
 from ledger.store_lots import LedgerConflictError
 from ledger.verify import verify
 from tests.integration.ledger_writer import START_MS, Writer, adjust, earn, pool, redeem, run_together, transfer
@@ -189,6 +191,14 @@ def test_id_blocks_never_give_an_id_twice(engine: Engine) -> None:
     assert len(every) == len(set(every)) == 8 * (1401 + 2 * BLOCK + 1)
 
 
+def test_ids_are_given_one_by_one_without_gaps(engine: Engine) -> None:
+    """A stream takes ids as they are asked for, so what is not asked for stays for the next."""
+    ids = IdBlocks()
+    with engine.connect() as conn:
+        stream = ids.stream(conn)
+        assert [next(stream), next(stream), *ids.take(conn, 1), next(stream)] == [1, 2, 3, 4]
+
+
 def test_programmes_are_created_once_and_keep_their_mode(engine: Engine) -> None:
     """Creating again returns the same programme; in the other mode it is refused by name."""
     with engine.begin() as conn:
@@ -290,6 +300,56 @@ def test_a_batch_reads_what_the_batch_before_it_committed(writer: Writer) -> Non
     assert (state.available, state.entry_count) == (0, 2)
     assert state.arrears is not None
     assert state.arrears.posted_dr == 15
+
+
+def merge_in(conn: Connection, writer: Writer, account: str, into: str) -> None:
+    """Merge a member into another inside a transaction of the caller's."""
+    asked = Merge(
+        id=writer.ids.take(conn, 1)[0], program="north", account=account, into=into, actor="eve", reason="one person"
+    )
+    assert merge(conn, load_programs(conn), writer.ids, asked).result.code == "posted"
+
+
+def test_a_merged_name_stands_for_the_account_it_became(writer: Writer) -> None:
+    """Through several merges, by name and by id; nothing is created, and the last account alone is locked."""
+    writer.move(earn("ann", 1), earn("bob", 2), earn("cat", 4))
+    keys = [("north", name) for name in ("ann", "bob", "cat")]
+    with writer.engine.begin() as conn:
+        before = find_accounts(conn, keys)
+        merge_in(conn, writer, "ann", "bob")
+        merge_in(conn, writer, "bob", "cat")
+    with writer.engine.begin() as conn:
+        states = lock_accounts(conn, load_programs(conn), dict.fromkeys(keys, 0)).members
+        by_id = lock_ids(conn, before.values())
+    assert {key[1]: (state.available, state.merged_into) for key, state in states.items()} == {
+        "ann": (7, "cat"),
+        "bob": (7, "cat"),
+        "cat": (7, None),
+    }
+    last = before["north", "cat"]
+    assert {state.account_id for state in states.values()} == {last}
+    assert {(one.key, one.state.account_id) for one in by_id.values()} == {(("north", "cat"), last)}
+    assert writer.move(redeem("ann", 7))[0].code == "posted"
+
+
+def test_a_batch_that_waits_for_a_merge_acts_on_the_account_it_became(writer: Writer) -> None:
+    """Who named the old account and waited for its lock gets, and locks, the new one; so do two at once."""
+    writer.move(earn("bob", 10), earn("ann", 5))
+    done: list[int] = []
+
+    def late() -> None:
+        done.append(writer.move(redeem("ann", 7), redeem("bob", 8))[0].available)
+
+    waiting = [threading.Thread(target=late) for _ in range(2)]
+    with writer.engine.begin() as conn:
+        merge_in(conn, writer, "ann", "bob")
+        for thread in waiting:
+            thread.start()
+        _wait_for_a_waiter(conn)
+    for thread in waiting:
+        thread.join()
+    assert sorted(done) == [0, 8]
+    assert have(writer.engine, "ann") == have(writer.engine, "bob") == Balance(0, 0, 0, 0, 0)
 
 
 def _wait_for_a_waiter(conn: Connection) -> None:

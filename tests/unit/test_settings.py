@@ -141,3 +141,27 @@ def test_every_setting_can_be_set_and_has_a_meaning() -> None:
     """A field without a description has a name that says it all: topics, and how logs look."""
     silent = {name for name, field in Settings.model_fields.items() if not field.description}
     assert silent <= {name for name in Settings.model_fields if name.endswith("_topic") or name.startswith("log_")}
+
+
+def test_keys_of_anchors_are_read_from_their_files(tmp_path: Path) -> None:
+    """The relay's own, and the public ones that are believed, past ones too; without a file there are none."""
+    settings = load(data_dir=tmp_path)
+    assert (settings.anchor_key(), settings.anchor_public_keys()) == (None, ())
+    (tmp_path / "anchor.key").write_text("ab" * 32 + "\n")
+    public = tmp_path / "keys"
+    public.write_text("01" * 32 + "\n" + "02" * 32 + "\n")
+    settings = load(data_dir=tmp_path, anchor_public_file=public)
+    assert settings.anchor_key() == b"\xab" * 32
+    assert settings.anchor_public_keys() == (b"\x01" * 32, b"\x02" * 32)
+
+
+@pytest.mark.parametrize("content", [None, "", "xyz", "ab" * 31])
+def test_a_key_file_of_no_use_is_named(tmp_path: Path, content: str | None) -> None:
+    """One that was given must be there and hold keys; otherwise nothing would be signed, in silence."""
+    path = tmp_path / "given"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=r"anchor_key_file.*given"):
+        load(data_dir=tmp_path, anchor_key_file=path).anchor_key()
+    with pytest.raises(SettingsError, match=r"anchor_public_file.*given"):
+        load(data_dir=tmp_path, anchor_public_file=path).anchor_public_keys()
