@@ -45,7 +45,7 @@ def inflow(chance: Random) -> Asked:
     return {
         "kind": kind,
         "account": chance.choice(SOMEBODY),
-        "points": _points(chance, 100),
+        "points": _points(chance, 45),
         **lasts,
         **_extras(chance, 20),
     }

@@ -18,6 +18,7 @@ from cli.outcomes import DEAD, Outcomes
 from cli.produce import Place
 from cli.redecided import check_rules, redecided
 from cli.running import simulation_programme
+from ledger.programs import load_programs
 from streams.kafka import ensure_topics
 from tests.integration.cli_ledger import LOG, PROGRAM, SECRET, SOURCE, Desk, event
 
@@ -183,6 +184,23 @@ def test_programmes_are_created_and_listed(run: Command) -> None:
     said = run("program", "list")[1]
     assert re.search(r"north .*live", said)
     assert re.search(r"trial .*simulation .*2026-01-01 00:00", said)
+
+
+def test_terms_are_given_shown_and_changed(run: Command, engine: Engine) -> None:
+    """Terms at creation, some changed later with an audit act; what is wrong or for life is refused by its name."""
+    assert run("program", "create", "mall", "funding=store", "expiry_days=730")[0] == 0
+    code, said = run("program", "terms", "mall", "expiry_days=never", "cohorts=[[12, 900000]]", "money=EUR")
+    assert (code, "((12, 900000),)" in said, "EUR" in said) == (0, True, True)
+    with engine.connect() as conn:
+        found = load_programs(conn)["mall"].terms
+        acts = conn.execute(text("SELECT count(*) FROM audit_link WHERE chain = 'act:terms'")).scalar_one()
+    assert (found.funding, found.expiry_days, found.cohorts, found.money) == ("store", None, ((12, 900_000),), "EUR")
+    assert acts == 1
+    for wrong, named in (("funding=program", "funding"), ("expires=3", "expires"), ("expiry_days=soon", "expiry_days")):
+        code, said = run("program", "terms", "mall", wrong)
+        assert (code, named in said) == (USAGE, True)
+    assert run("program", "terms", "nowhere")[0] == USAGE
+    assert run("program", "create", "mall", "expiry_days=5")[0] == USAGE
 
 
 def test_a_replay_refuses_a_live_programme(desk: Desk) -> None:
