@@ -54,8 +54,9 @@ def proven(engine: Engine, journals: list[Path], kills: int, in_flight: int) -> 
 
 def worked(found: Audit, kills: int) -> bool:
     """Whether there was enough to lose: acknowledged calls between kills, and calls that never got an answer."""
-    acknowledged = found.counts["post acknowledged"] + found.counts["end acknowledged"]
-    return acknowledged >= kills and found.counts["post without an answer"] > 0
+    counts = found.counts
+    acknowledged = counts["post acknowledged"] + counts["end acknowledged"]
+    return acknowledged >= kills and counts["post without an answer"] + counts["end without an answer"] > 0
 
 
 # -- PostgreSQL is killed
@@ -217,13 +218,15 @@ def in_flight_of(journal: Path) -> bool:
 def killed_writers_lose_nothing(database: str, directory: Path, rng: random.Random, kills: int) -> None:
     """Kill so many writers, one after the other on the same ten members, and check."""
     engine = create_engine(database)
-    open_bank(PostgresLedger(engine))
-    journals = [directory / f"writer-{n}.jsonl" for n in range(kills)]
-    in_flight = sum(kill_a_writer(database, journal, rng) for journal in journals)
-    with engine.connect() as conn:
-        wait_until(lambda: conn.execute(_BACKENDS).scalar_one() == 0, "the killed writers' transactions end")
-    proven(engine, journals, kills, in_flight)
-    engine.dispose()
+    try:
+        open_bank(PostgresLedger(engine))
+        journals = [directory / f"writer-{n}.jsonl" for n in range(kills)]
+        in_flight = sum(kill_a_writer(database, journal, rng) for journal in journals)
+        with engine.connect() as conn:
+            wait_until(lambda: conn.execute(_BACKENDS).scalar_one() == 0, "the killed writers' transactions end")
+        proven(engine, journals, kills, in_flight)
+    finally:
+        engine.dispose()
 
 
 def test_a_killed_writer_loses_nothing_and_tears_nothing(database: str, tmp_path: Path, rng: random.Random) -> None:
