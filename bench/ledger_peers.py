@@ -1,4 +1,7 @@
-"""What the ledger is compared with: a plain ORM ledger as one writes it first, and bare INSERTs of the same bytes."""
+"""What the ledger is compared with: a plain ORM ledger as one writes it first, and bare INSERTs of the same bytes.
+
+The INSERTs go into two sets of tables: bare heaps, and tables with the primary keys and indexes that the ledger's have.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +29,6 @@ from ledger.arrays import bigints, columns, run
 from ledger.plan import Plan
 from ledger.store import write
 
-FLOOR_SCHEMA: Final = "floor"
 FLOOR_TABLES: Final = ("txn", "entry", "lot", "lot_use", "hold", "hold_lot", "control_delta")
 
 
@@ -152,26 +154,28 @@ class OrmPoster:
 
 
 class Floor:
-    """Writes the rows of plans that were made before into tables without keys, checks or triggers.
+    """Writes the rows of plans that were made before into tables without checks or triggers, with keys or without.
 
     What PointGuard updates (accounts and lots) is inserted here, too: the same bytes on their way.
     """
 
-    def __init__(self, url: str) -> None:
-        """Make the bare tables in a schema of their own, which this engine's connections look into first."""
+    def __init__(self, url: str, *, keys: bool) -> None:
+        """Make the tables in a schema of their own, which this engine's connections look into first."""
+        schema = "floor_keys" if keys else "floor_heap"
         self._engine = create_engine(url)
 
         @event.listens_for(self._engine, "connect")
         def _look_here(connection: object, _record: object) -> None:
-            connection.execute(f"SET search_path = {FLOOR_SCHEMA}, public")  # type: ignore[attr-defined]  # psycopg's
+            connection.execute(f"SET search_path = {schema}, public")  # type: ignore[attr-defined]  # psycopg's
             connection.commit()  # type: ignore[attr-defined]  # as above
 
+        indexes = " INCLUDING INDEXES" if keys else ""
         with create_engine(url).begin() as conn:
-            conn.execute(text(f"CREATE SCHEMA {FLOOR_SCHEMA}"))
+            conn.execute(text(f"CREATE SCHEMA {schema}"))
             for table in FLOOR_TABLES:
-                like = f"LIKE public.{table} INCLUDING GENERATED INCLUDING IDENTITY"
-                conn.execute(text(f"CREATE TABLE {FLOOR_SCHEMA}.{table} ({like})"))
-            conn.execute(text(f"CREATE TABLE {FLOOR_SCHEMA}.change ({', '.join(f'c{n} bigint' for n in range(13))})"))
+                like = f"LIKE public.{table} INCLUDING GENERATED INCLUDING IDENTITY{indexes}"
+                conn.execute(text(f"CREATE TABLE {schema}.{table} ({like})"))
+            conn.execute(text(f"CREATE TABLE {schema}.change ({', '.join(f'c{n} bigint' for n in range(13))})"))
 
     def post_all(self, batches: Sequence[Sequence[Plan]], now_ms: int) -> None:
         """Insert what the plans of many batches wrote, batch by batch."""

@@ -39,6 +39,11 @@ class LockedAccount(NamedTuple):
     state: AccountState
 
 
+REMEMBERED_MAX = 1 << 17
+"""So many accounts' ids are remembered with a connection; then it begins anew."""
+_NAMED = frozenset({"member", "pool", "merged"})
+
+
 _FIND = """
 SELECT w.n, a.account_id, a.merged_into
   FROM unnest(%(programs)s, %(kinds)s, %(names)s) WITH ORDINALITY AS w(program, kind, name, n)
@@ -61,15 +66,13 @@ WITH RECURSIVE step AS (
 SELECT s.origin, s.here FROM step s JOIN account a ON a.account_id = s.here WHERE a.merged_into IS NULL"""
 
 # An AccountState's columns, as far as they go: the id of the arrears in their place, and a kind of its own for an
-# account that was merged, since few rows are either.
+# account that was merged, since few rows are either. Behind them whose it is.
 _LOCK = """
 SELECT a.account_id, a.posted_dr, a.posted_cr, a.pending_dr, a.pending_cr, a.entry_count,
        (date_part('epoch', a.opened_at) * 1000)::bigint, (date_part('epoch', a.signed_up_at) * 1000)::bigint,
        (date_part('epoch', a.credential_changed_at) * 1000)::bigint, a.arrears_id,
-       CASE WHEN a.merged_into IS NULL THEN a.kind ELSE 'merged' END, a.open_holds
+       CASE WHEN a.merged_into IS NULL THEN a.kind ELSE 'merged' END, a.open_holds, a.program, a.name
   FROM account a WHERE a.account_id = ANY(%(ids)s) ORDER BY a.account_id FOR UPDATE"""
-
-_NAMES = "SELECT account_id, program, name FROM account WHERE account_id = ANY(%(ids)s)"
 
 _ARREARS = "SELECT account_id, posted_dr, posted_cr, entry_count FROM account WHERE account_id = ANY(%(ids)s)"
 
@@ -86,20 +89,48 @@ def lock_accounts(conn: Connection, programs: Mapping[str, Program], opened: Map
     used = {program for program, _ in keys}
     controls = {(name, control): account_id for name in used for control, account_id in programs[name].controls.items()}
     terms = {name: programs[name].terms for name in used}
-    ids, elsewhere = _find(conn, keys)
-    missing = [key for key in keys if key not in ids and not key[1].startswith(POOL)]
+    remembered = _remembered(conn)
+    ids = {key: remembered[key] for key in keys if key in remembered}
+    found, elsewhere = _find(conn, [key for key in keys if key not in ids])
+    missing = [key for key in keys if key not in ids and key not in found and not key[1].startswith(POOL)]
     if missing:
         _create(conn, missing, opened)
-        ids |= find_accounts(conn, missing)
-    states, moved = _lock(conn, set(ids.values()))
+        found |= find_accounts(conn, missing)
+    locked, moved = _lock(conn, {*ids.values(), *found.values()})
+    if _astray(ids, locked):
+        # Not the history those ids were read from: a proxy led this connection to another server, perhaps.
+        remembered.clear()
+        return lock_accounts(conn, programs, opened)
+    remembered |= {key: account_id for key, account_id in found.items() if key not in elsewhere}
+    ids |= found
     if moved:
         elsewhere |= {key for key, account_id in ids.items() if account_id in moved}
         ids = {key: moved.get(account_id, account_id) for key, account_id in ids.items()}
-    members = {key: states[account_id] for key, account_id in ids.items()}
+    members = {key: locked[account_id].state for key, account_id in ids.items()}
     if elsewhere:
-        names = _names(conn, {ids[key] for key in elsewhere})
-        members |= {key: members[key]._replace(merged_into=names[ids[key]][1]) for key in elsewhere}
+        names = {key: locked[ids[key]].key[1] for key in elsewhere}
+        members |= {key: members[key]._replace(merged_into=name) for key, name in names.items()}
     return Accounts(members, controls, terms=terms)
+
+
+def _remembered(conn: Connection) -> dict[Key, int]:
+    """The ids of members and pools that were read through this connection, by key: each keeps its own for ever.
+
+    It may have been read in a transaction that came to nothing: whoever takes an id from here checks the row behind it.
+    """
+    known: dict[Key, int] = conn.info.setdefault("ledger_accounts", {})
+    if len(known) > REMEMBERED_MAX:
+        known.clear()
+    return known
+
+
+def _astray(ids: Mapping[Key, int], locked: Mapping[int, LockedAccount]) -> bool:
+    """Whether a row behind one of these ids is none, or somebody else's than the key says."""
+    for key, account_id in ids.items():
+        account = locked.get(account_id)
+        if account is None or account.key != key or account.state.kind not in _NAMED:
+            return True
+    return False
 
 
 def find_accounts(conn: Connection, keys: Sequence[Key]) -> dict[Key, int]:
@@ -114,9 +145,8 @@ def final_accounts(conn: Connection, ids: Collection[int]) -> dict[int, int]:
 
 def lock_ids(conn: Connection, ids: Collection[int]) -> dict[int, LockedAccount]:
     """Lock accounts in the order of their ids and return them, each id's account or the one it was merged into."""
-    states, moved = _lock(conn, ids)
-    names = _names(conn, states)
-    return {n: LockedAccount(names[moved.get(n, n)], states[moved.get(n, n)]) for n in states}
+    locked, moved = _lock(conn, ids)
+    return {n: locked[moved.get(n, n)] for n in locked}
 
 
 def _find(conn: Connection, keys: Sequence[Key]) -> tuple[dict[Key, int], set[Key]]:
@@ -140,32 +170,26 @@ def _create(conn: Connection, missing: Sequence[Key], opened: Mapping[Key, int])
     run(conn, _CREATE, {"programs": texts(programs), "names": texts(names), "opened": times})
 
 
-def _lock(conn: Connection, ids: Collection[int]) -> tuple[dict[int, AccountState], dict[int, int]]:
-    """Lock accounts in the order of their ids; their states, and where those went that were merged meanwhile.
+def _lock(conn: Connection, ids: Collection[int]) -> tuple[dict[int, LockedAccount], dict[int, int]]:
+    """Lock accounts in the order of their ids; the accounts, and where those went that were merged meanwhile.
 
     A merge that was first while this waited sends it on to another account, the only one ever locked out of order:
     should that deadlock, PostgreSQL ends one of the two transactions, and its caller tries again.
     """
     rows = fetch(conn, _LOCK, {"ids": bigints(sorted(ids))}) if ids else []
-    states = {row[0]: AccountState._make((*row, (), None)) for row in rows}
+    locked = {row[0]: LockedAccount(row[12:], AccountState._make((*row[:12], (), None))) for row in rows}
     owing = {row[9]: row[0] for row in rows if row[9] is not None}
     if owing:
         # Read under their members' locks, which guard them: in a statement, so a snapshot, after these were granted.
         for row in fetch(conn, _ARREARS, {"ids": bigints(list(owing))}):
-            member = owing[row[0]]
-            states[member] = states[member]._replace(arrears=ArrearsState._make(row))
+            key, state = locked[owing[row[0]]]
+            locked[state.account_id] = LockedAccount(key, state._replace(arrears=ArrearsState._make(row)))
     merged = [row[0] for row in rows if row[10] == "merged"]
     if not merged:
-        return states, {}
+        return locked, {}
     final = final_accounts(conn, merged)
-    more, further = _lock(conn, set(final.values()) - set(states))
-    return states | more, {origin: further.get(here, here) for origin, here in final.items()}
-
-
-def _names(conn: Connection, ids: Collection[int]) -> dict[int, Key]:
-    if not ids:
-        return {}
-    return {row[0]: (row[1], row[2]) for row in fetch(conn, _NAMES, {"ids": bigints(list(ids))})}
+    more, further = _lock(conn, set(final.values()) - set(locked))
+    return locked | more, {origin: further.get(here, here) for origin, here in final.items()}
 
 
 _CREATE_ARREARS = """

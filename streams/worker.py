@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import os
 import time
 from collections.abc import Mapping
@@ -32,6 +30,7 @@ from streams.errors import dependency_down, described
 from streams.handoff import BatchParams
 from streams.holes import read_hole
 from streams.keys import model_key
+from streams.memory import calm_memory
 from streams.observing import Observer
 from streams.pipeline import Parts, Pipeline
 from streams.posting import Poster
@@ -44,7 +43,6 @@ from streams.watchdog import Limits, Pulse, Watchdog, tick
 BROKER_LOOK_SECONDS = 10.0
 CLAIM_SECONDS = 20.0
 SETTLE_SECONDS = 3.0
-MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 log = structlog.get_logger()
 
@@ -153,24 +151,9 @@ def run(settings: Settings, topic: str) -> None:
     _attach(app, beside)
     pulse.joining = time.monotonic()
     Watchdog(pulse, Limits(settings.stall_seconds, 10.0, settings.rss_limit_mb)).start()
-    _calm_memory()
+    calm_memory()
     worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True, override_logging=False)
     worker.execute_from_commandline()
-
-
-def _calm_memory() -> None:
-    """Keep collector and allocator off the hot path: a batch makes thousands of values and a few large arrays.
-
-    What was imported is never garbage and is not looked at again; young values, which hardly form cycles, are looked at
-    once in some batches. Where the C library is glibc, arrays are cut from the heap, not mapped anew for every batch.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(MALLOPT_MMAP_THRESHOLD, 100_000_000)
-        mallopt(MALLOPT_TRIM_THRESHOLD, 1_000_000_000)
 
 
 def _attach(app: App, tasks: list[Any]) -> None:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, text
 
 from ledger.batch import lock_batch, post_batch
-from ledger.book import Resolution, Resolved
+from ledger.book import Merge, Resolution, Resolved
 from ledger.chain_store import Act, NotedIds, record
 from ledger.expire import expire_due
 from ledger.holds import due, resolve
 from ledger.ids import IdBlocks
+from ledger.merge_store import merge
 from ledger.movement import POOL, Movement, Result
 from ledger.programs import advance_clock, create_program, ledger_now, load_programs
 from ledger.terms import Terms
@@ -168,3 +169,11 @@ def run_together(count: int, work: Callable[[int], T]) -> list[T]:
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, range(count)))
+
+
+def merge_in(conn: Connection, writer: Writer, account: str, into: str) -> None:
+    """Merge a member into another inside a transaction of the caller's."""
+    asked = Merge(
+        id=writer.ids.take(conn, 1)[0], program="north", account=account, into=into, actor="eve", reason="one person"
+    )
+    assert merge(conn, load_programs(conn), writer.ids, asked).result.code == "posted"

@@ -11,9 +11,7 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import schema
-from ledger.book import Merge
 from ledger.ids import BLOCK, IdBlocks
-from ledger.merge_store import merge
 from ledger.posting import plan
 from ledger.programs import ProgramError, advance_clock, create_program, ledger_now, load_programs
 from ledger.queries import Balance, balance
@@ -21,7 +19,17 @@ from ledger.roll import control_balances, roll_up
 from ledger.store import find_accounts, lock_accounts, lock_ids, write
 from ledger.store_lots import LedgerConflictError
 from ledger.verify import verify
-from tests.integration.ledger_writer import START_MS, Writer, adjust, earn, pool, redeem, run_together, transfer
+from tests.integration.ledger_writer import (
+    START_MS,
+    Writer,
+    adjust,
+    earn,
+    merge_in,
+    pool,
+    redeem,
+    run_together,
+    transfer,
+)
 
 
 @pytest.fixture
@@ -300,14 +308,6 @@ def test_a_batch_reads_what_the_batch_before_it_committed(writer: Writer) -> Non
     assert (state.available, state.entry_count) == (0, 2)
     assert state.arrears is not None
     assert state.arrears.posted_dr == 15
-
-
-def merge_in(conn: Connection, writer: Writer, account: str, into: str) -> None:
-    """Merge a member into another inside a transaction of the caller's."""
-    asked = Merge(
-        id=writer.ids.take(conn, 1)[0], program="north", account=account, into=into, actor="eve", reason="one person"
-    )
-    assert merge(conn, load_programs(conn), writer.ids, asked).result.code == "posted"
 
 
 def test_a_merged_name_stands_for_the_account_it_became(writer: Writer) -> None:
