@@ -195,8 +195,11 @@ def free_port() -> int:
 
 
 def private_directory(path: Path) -> Path:
-    """Create a directory that only its owner may look into, and return its absolute path."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create a directory that only its owner may look into, and return its absolute path. ServiceError if it can't."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ServiceError(f"cannot make {path}: {error.strerror or error}; give another --data-dir") from error
     return path.resolve()
 
 

@@ -118,4 +118,43 @@ SELECT 'external_id_differs', format('import %s row %s', w.job_id, w.line),
     OR (r.txn_id IS NULL AND x.external_id IS NOT NULL)""",
 )
 
-CHECKS_ADJUST: tuple[Check, ...] = (ADJUSTMENTS, IMPORTS, JOBS, RESULTS)
+# Who approved or rejected what stands in columns that the chain does not cover, as they are written later than the row,
+# and in the link of the act itself. What was decided before there was a chain has no such link. All is compared as
+# text, so that no tampering can break the verification off.
+VERDICTS = Check(
+    "once",
+    ("adjustment_verdict_differs", "import_verdict_differs"),
+    """
+WITH begun AS (SELECT coalesce(max(last_id), 0) AS last_id FROM audit_link WHERE chain = 'act:chain'),
+act AS (
+    SELECT l.chain, l.said ->> 'act' AS what, l.said ->> 'actor' AS actor, l.said -> 'detail' AS detail
+      FROM (SELECT chain, CASE WHEN entry IS JSON OBJECT THEN entry::json END AS said FROM audit_link
+             WHERE chain IN ('act:adjustment', 'act:import')) l),
+told AS (
+    SELECT one ->> 0 AS adjustment_id, one ->> 3 AS txn_id, what, actor
+      FROM act CROSS JOIN LATERAL json_array_elements(CASE
+           WHEN chain = 'act:adjustment' AND json_typeof(detail -> 'adjustments') = 'array'
+           THEN detail -> 'adjustments' END) one
+     WHERE json_typeof(one) = 'array')
+SELECT 'adjustment_verdict_differs' AS kind, format('adjustment %s', a.adjustment_id) AS subject,
+       format('%s, made by %s, checked by %s, transaction %s; no act says so', a.verdict, a.maker, a.checker, a.txn_id)
+           AS detail
+  FROM adjustment a JOIN begun ON a.adjustment_id > begun.last_id
+ WHERE a.verdict IS NOT NULL AND NOT EXISTS (
+    SELECT FROM told t
+     WHERE t.adjustment_id = a.adjustment_id::text
+       AND t.what = CASE WHEN a.verdict = 'rejected' THEN 'adjustment.rejected'
+                         WHEN a.checker IS NULL THEN 'adjustment.proposed' ELSE 'adjustment.approved' END
+       AND (a.verdict = 'rejected' OR t.txn_id = a.txn_id::text)
+       AND (t.actor = a.checker OR a.checker IS NULL))
+UNION ALL
+SELECT 'import_verdict_differs', format('import %s', j.job_id),
+       format('%s, made by %s, checked by %s; no act says so', j.verdict, j.maker, j.checker)
+  FROM import_job j JOIN begun ON j.job_id > begun.last_id
+ WHERE j.verdict IS NOT NULL AND NOT EXISTS (
+    SELECT FROM act
+     WHERE act.chain = 'act:import' AND act.what = 'import.' || j.verdict AND act.detail ->> 'job' = j.job_id::text
+       AND act.detail ->> 'checker' IS NOT DISTINCT FROM j.checker)""",
+)
+
+CHECKS_ADJUST: tuple[Check, ...] = (ADJUSTMENTS, IMPORTS, JOBS, RESULTS, VERDICTS)

@@ -143,6 +143,7 @@ SELECT {_OURS}
    AND NOT EXISTS (SELECT FROM theirs f WHERE f.source = d.source AND f.event_id = d.event_id)
  ORDER BY d.source, d.event_id""")  # noqa: S608 -- made of this module's constants only
 
+# With what was corrected of an account by earlier runs, as of whatever moment: waiting, or approved since this moment.
 _COMPARED_BALANCES = text("""
 WITH theirs_once AS (SELECT *, row_number() OVER (PARTITION BY account ORDER BY line) AS nth FROM theirs),
 later AS (
@@ -154,12 +155,22 @@ ours AS (
     SELECT a.name, (a.posted_cr - a.posted_dr - coalesce(l.points, 0))::bigint AS points
       FROM account a LEFT JOIN later l USING (account_id)
      WHERE a.program = :program AND a.kind IN ('member', 'pool'))
-SELECT f.line, f.account, f.points, f.nth, o.name AS our_account, o.points AS our_points
+SELECT f.line, f.account, f.points, f.nth, o.name AS our_account, o.points AS our_points, c.waiting, c.corrected
   FROM (SELECT * FROM theirs_once WHERE nth = 1) f FULL JOIN ours o ON o.name = f.account
+ CROSS JOIN LATERAL (
+    SELECT coalesce(bool_or(c.verdict IS NULL), false) AS waiting,
+           coalesce(sum(c.points) FILTER (WHERE c.verdict IS NOT NULL), 0)::bigint AS corrected
+      FROM adjustment c
+     WHERE c.program = :program AND c.account = coalesce(f.account, o.name) AND starts_with(c.reference, :balances)
+       AND (c.verdict IS NULL OR (c.verdict = 'approved'
+                                  AND c.checked_at > to_timestamp(CAST(:at_ms AS bigint) / 1000.0)))) c
  WHERE coalesce(f.points, 0) <> coalesce(o.points, 0)
 UNION ALL
-SELECT line, account, points, nth, NULL, NULL FROM theirs_once WHERE nth > 1
+SELECT line, account, points, nth, NULL, NULL, false, 0 FROM theirs_once WHERE nth > 1
  ORDER BY line, our_account""")
+
+_BALANCES = 'reconciliation ["balance", '
+"""What every reference of a balance's correction begins with."""
 
 _SPAN = text("SELECT min(at_ms), max(at_ms) FROM theirs")
 _SOURCES = text("SELECT DISTINCT source FROM theirs")
@@ -191,7 +202,7 @@ def reconcile_balances(conn: Connection, job: Job, rows: Iterable[BalanceRow | P
     """Compare a file of balances with the posted points of every account as of `at_ms`; `tell` hears every finding."""
     session = _Session(conn, job, tell)
     session.copy(_BALANCES_TABLE, "account", rows)
-    asked = {"program": job.program, "at_ms": at_ms}
+    asked = {"program": job.program, "at_ms": at_ms, "balances": _BALANCES}
     found = conn.execute(_COMPARED_BALANCES, asked, execution_options={"yield_per": _CHUNK})
     session.judge(found, lambda row: _compared_balance(row, at_ms))
     return session.end("balances", None, at_ms)
@@ -209,6 +220,8 @@ class _Judged(NamedTuple):
     their_points: int | None
     our_account: str | None
     our_points: int | None
+    standing: str | None = ""
+    """What was decided of corrections that another run proposed of the same (None: nothing yet); empty: none is."""
 
 
 class _Session:
@@ -279,18 +292,18 @@ class _Session:
     def _reported(self, one: _Judged, verdicts: dict[str, str | None]) -> Reported:
         finding = one.finding
         known = [reference(one.key, part.account) for part in finding.corrections]
-        before = {verdicts[name] for name in known if name in verdicts}
+        before = {verdicts[name] for name in known if name in verdicts} | ({one.standing} - {""})
         found: Found = finding.found if finding.found != "matched" else "differing"
         why = finding.why
         proposed: tuple[Correction, ...] = ()
-        if known and before == {"approved"} and all(name in verdicts for name in known):
+        if one.standing == "approved" or (known and before == {"approved"} and all(name in verdicts for name in known)):
             found, why = "corrected", ", ".join(filter(None, (finding.found, why)))
         elif before:
             why = ", ".join(filter(None, (why, "rejected before" if "rejected" in before else "proposed before")))
         else:
             proposed = finding.corrections
         self._propose(one, finding, proposed)
-        return Reported(self._next(), found, why, *one[2:], proposed)
+        return Reported(self._next(), found, why, *one[2:9], proposed)
 
     def _propose(self, one: _Judged, finding: Finding, corrections: Iterable[Correction]) -> None:
         about = f"event {one.event_id} of {one.source}" if one.event_id is not None else "balance"
@@ -377,4 +390,9 @@ def _compared_balance(row: Row[Any], at_ms: int) -> _Judged:
     sides = (None, None, row.line, row.account, row.points)
     if row.nth is not None and row.nth > 1:
         return _Judged(Finding("repeated", ""), key, *sides, None, None)
-    return _Judged(match_balance(name, row.points, row.our_points), key, *sides, row.our_account, row.our_points)
+    finding = match_balance(name, row.points, row.our_points)
+    standing: str | None = None if row.waiting else ""
+    if row.corrected and not row.waiting:
+        rest = match_balance(name, row.points, (row.our_points or 0) + row.corrected)
+        finding, standing = (finding, "approved") if rest.found == "matched" else (rest, "")
+    return _Judged(finding, key, *sides, row.our_account, row.our_points, standing)

@@ -8,7 +8,8 @@ current one are dropped, because the seek that starts a reading brings everythin
 whatever the fetcher brings is next, gaps (compaction, transaction markers) and all. So nothing is skipped, and nothing
 is handed over twice within one reading.
 
-It is the only module that knows private parts of Faust and aiokafka; tests/contract/test_transport_parts.py names them.
+With `streams.lenient` it alone knows private parts of Faust and aiokafka; tests/contract/test_transport_parts.py names
+them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
+
+from streams import lenient
 
 SCHEME = "pointguard"
 EXIT_UNEXPECTED = 70
@@ -297,6 +300,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     _newest_seek = 0
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        lenient.install()
         consumer = super()._create_worker_consumer(transport)
         # Stock reads records of aborted transactions, and goes to the earliest record if the position is out of range:
         # the records between would be gone in silence, and behind a cut log all would be taken for redelivery.

@@ -97,6 +97,8 @@ LEDGER = {
     "adjustment_differs": "UPDATE adjustment SET points = 16 WHERE account = 'ida' AND points = 15",
     "adjustment_unchecked": "UPDATE adjustment SET limit_points = 3 WHERE account = 'ida' AND points = 15",
     "adjustment_without_transaction": "UPDATE txn SET source = 'till' WHERE source = 'pointguard:adjustment'",
+    "adjustment_verdict_differs": "UPDATE adjustment SET checker = 'bob' WHERE checker = 'cai'",
+    "import_verdict_differs": "UPDATE import_job SET checker = 'bob' WHERE checker = 'cai'",
     "import_differs": "UPDATE import_row SET points = 71",
     "import_unchecked": "UPDATE import_job SET checker = ' MIA'",
     "import_rows_differ": "DELETE FROM import_row",

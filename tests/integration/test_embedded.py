@@ -171,6 +171,13 @@ def test_a_failed_start_leaves_nothing(tmp_path: Path) -> None:
         assert running(tmp_path / "two") is None
 
 
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A place where nothing can be written is an error that says so, not a traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ServiceError, match=r"cannot make .*/file/data: Not a directory; give another --data-dir"):
+        Services.start(tmp_path / "file" / "data")
+
+
 def test_secrets_are_private(tmp_path: Path) -> None:
     """Passwords and the addresses that hold them are for the owner's eyes, and PostgreSQL asks for its password."""
     with Services.start(tmp_path, kafka_url="-") as services:

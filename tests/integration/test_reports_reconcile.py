@@ -256,6 +256,30 @@ def test_balances_are_compared_as_of_a_moment(town: Town) -> None:
     assert [(one.account, one.points) for one in run.proposals] == [("n", -5), ("p", 9)]
 
 
+def test_the_same_difference_of_a_balance_is_never_proposed_twice(town: Town) -> None:
+    """Tomorrow's file shows it again: while a correction waits, and as of a moment before its approval."""
+    town.move(earn("m", 100), now_ms=START_MS)
+
+    def compare_at(hour: int, points: int) -> tuple[Run, list[Reported]]:
+        found: list[Reported] = []
+        with town.engine.begin() as conn:
+            at_ms = START_MS + hour * HOUR_MS
+            return reconcile_balances(conn, job(), [BalanceRow(2, "m", points)], at_ms, found.append), found
+
+    ids = proposed(town, compare_at(1, 140)[0])
+    again, found = compare_at(2, 140)
+    assert again.proposals == ()
+    assert [(one.found, one.why) for one in found] == [("differing", "points, proposed before")]
+    town.tick(START_MS + 3 * HOUR_MS)
+    with town.engine.begin() as conn:
+        approve(conn, load_programs(conn), IdBlocks(), ids, "bob")
+        assert posted(conn, "m") == 140
+    late, found = compare_at(2, 140)
+    assert (late.proposals, [one.found for one in found], late.agrees) == ((), ["corrected"], True)
+    assert compare_at(3, 140)[0].counts["matched"] == 1
+    assert [one.points for one in compare_at(2, 150)[0].proposals] == [10]
+
+
 def test_a_run_is_kept_with_its_findings(town: Town) -> None:
     """Who compared what, when, with which result, and every finding; none of it can be changed."""
     town.move(earn("m", 100) | at(1, "e1"))

@@ -57,6 +57,24 @@ def test_a_member_joins_and_leaves_and_nothing_is_lost(kafka: str, stage: Callab
     assert (len(scene.sent), report.lost, report.pending, report.foreign) == (EVENTS, (), (), ())
 
 
+async def send_compressed(scene: Scene, codec: str) -> None:
+    """Send 100 events as producers that compress with this codec do."""
+    async with AIOKafkaProducer(bootstrap_servers=scene.broker, compression_type=codec, linger_ms=5) as producer:
+        ids = [f"{codec}-{n}" for n in range(100)]
+        results = [await producer.send(scene.topic, i.encode(), partition=n % 4) for n, i in enumerate(ids)]
+        places = await asyncio.gather(*results)
+        scene.sent |= {i: Place(at.partition, at.offset) for i, at in zip(ids, places, strict=True)}
+
+
+def test_records_are_read_however_producers_compress_them(kafka: str, stage: Callable[[str], Scene]) -> None:
+    """One batch of a codec that cannot be read would end every worker of its partition, again and again."""
+    scene = stage(kafka)
+    scene.start_worker()
+    for codec in ("gzip", "snappy", "lz4", "zstd"):
+        asyncio.run(send_compressed(scene, codec))
+    scene.wait_until(lambda: set(scene.done()) == set(scene.sent))
+
+
 async def send_in_transactions(scene: Scene, transactions: int) -> set[str]:
     """Send 25 events in each transaction; every tenth is aborted, its ids are returned."""
     aborted: set[str] = set()
