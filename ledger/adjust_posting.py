@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from ledger.ids import IdBlocks
-from ledger.movement import Accounts, Movement
+from ledger.movement import Accounts, Key, Movement
 from ledger.plan import Plan
 from ledger.posting import plan
 from ledger.programs import Program, ledger_now
@@ -52,6 +52,11 @@ class Posting:
             self._accounts = lock_accounts(self._conn, self._programs, named)
         self._now = ledger_now(self._conn, names)
         return self._now
+
+    @property
+    def account_ids(self) -> dict[Key, int]:
+        """The ids of the locked accounts by the names they were asked for: one id for those of a merged account."""
+        return {key: state.account_id for key, state in self._accounts.members.items()}
 
     def decide(self, asked: Sequence[Asked]) -> list[Decided]:
         """What becomes of each; nothing is written yet."""

@@ -84,13 +84,18 @@ _MEMBERS = """
 SELECT a.program, a.name FROM unnest(%(programs)s, %(names)s) AS w(program, name)
   JOIN account a ON a.program = w.program AND a.kind = 'member' AND a.name = w.name"""
 
-# What the maker has had approved without a checker, by account: read behind the accounts' locks.
+# What the maker has had approved without a checker, by account, under whatever name: an account has those of the ones
+# that were merged into it, too. Read behind the accounts' locks.
 _ALONE = """
-SELECT a.program, a.account, sum(abs(a.points)) FROM unnest(%(programs)s, %(names)s, %(now)s) AS w(program, name, now)
-  JOIN adjustment a ON a.program = w.program AND a.account = w.name
- WHERE a.verdict = 'approved' AND a.checker IS NULL AND a.checked_at > w.now - interval '24 hours'
+WITH RECURSIVE one AS (
+    SELECT account_id AS root, account_id, now FROM unnest(%(ids)s, %(now)s) AS w(account_id, now)
+     UNION
+    SELECT o.root, m.from_id, o.now FROM one o JOIN account_merge m ON m.into_id = o.account_id)
+SELECT o.root, sum(abs(a.points)) FROM one o JOIN account c USING (account_id)
+  JOIN adjustment a ON a.program = c.program AND a.account = c.name
+ WHERE a.verdict = 'approved' AND a.checker IS NULL AND a.checked_at > o.now - interval '24 hours'
    AND lower(btrim(normalize(a.maker, NFKC))) = lower(btrim(normalize(%(maker)s::text, NFKC)))
- GROUP BY a.program, a.account"""
+ GROUP BY o.root"""
 
 _INSERT = """
 INSERT INTO adjustment (adjustment_id, program, account, points, reason_code, reason, expires_at, reference, maker,
@@ -144,7 +149,7 @@ def propose(
     now = posting.lock(
         [] if wait else [_asked(made[n], proposals[n]) for n in fresh], {one.program for one in proposals}
     )
-    alone, waiting = _divide(conn, [(n, proposals[n]) for n in fresh], now, programs, wait=wait)
+    alone, waiting = _divide(conn, [(n, proposals[n]) for n in fresh], now, programs, posting.account_ids)
     results = posting.decide([_asked(made[n], proposals[n]) for n in alone])
     posted = {n: result for n, result in zip(alone, results, strict=True) if result.txn_id is not None}
     _insert(conn, [(made[n], proposals[n], now[proposals[n].program]) for n in sorted([*posted, *waiting])])
@@ -294,30 +299,29 @@ def _divide(
     fresh: Sequence[tuple[int, Proposal]],
     now: Mapping[str, int],
     programs: Mapping[str, Program],
-    *,
-    wait: bool,
+    account_ids: Mapping[Key, int],
 ) -> tuple[list[int], dict[int, str]]:
-    """Those that may be posted without a checker, and why the others wait."""
-    if wait or not fresh:
+    """Those that may be posted without a checker, and why the others wait: without `account_ids`, as they shall."""
+    if not account_ids:
         return [], {n: "asked_to_wait" for n, _ in fresh}
-    keys = sorted({(one.program, one.account) for _, one in fresh})
+    times = {account_id: now[program] for (program, _), account_id in account_ids.items()}
     asked = {
-        "programs": texts([program for program, _ in keys]),
-        "names": texts([name for _, name in keys]),
-        "now": timestamps([now[program] for program, _ in keys]),
+        "ids": bigints(list(times)),
+        "now": timestamps(list(times.values())),
         "maker": fresh[0][1].maker,
     }
-    spent: Counter[Key] = Counter({(row[0], row[1]): int(row[2]) for row in fetch(conn, _ALONE, asked)})
+    spent: Counter[int] = Counter({row[0]: int(row[1]) for row in fetch(conn, _ALONE, asked)})
     alone: list[int] = []
     waiting: dict[int, str] = {}
     for n, one in fresh:
         limit, points = programs[one.program].terms.adjust_limit, abs(one.points)
+        account_id = account_ids[one.program, one.account]
         if points > limit:
             waiting[n] = "above_limit"
-        elif spent[one.program, one.account] + points > limit:
+        elif spent[account_id] + points > limit:
             waiting[n] = "above_limit_of_a_day"
         else:
-            spent[one.program, one.account] += points
+            spent[account_id] += points
             alone.append(n)
     return alone, waiting
 

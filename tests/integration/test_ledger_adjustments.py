@@ -15,7 +15,7 @@ from ledger.movement import MAX_POINTS
 from ledger.terms import DEFAULT_TERMS, Terms
 from ledger.verify import verify
 from tests.integration.adjust_office import CHECKER, MAKER, NORTH, Office, proposal
-from tests.integration.ledger_writer import START_MS, earn, pool, redeem, run_together
+from tests.integration.ledger_writer import START_MS, earn, merge_in, pool, redeem, run_together
 
 DAY = 86_400_000
 LIMIT = DEFAULT_TERMS.adjust_limit
@@ -62,6 +62,19 @@ def test_within_the_limit_an_adjustment_is_posted_at_once(office: Office) -> Non
     assert (one.points, one.state, one.checker, one.txn_id) == (LIMIT, "approved", None, given.txn_id)
     assert (two.points, two.state, two.checker) == (-40, "approved", CHECKER)
     office.assert_proven()
+
+
+def test_a_merged_account_has_one_limit_under_all_its_names(office: Office) -> None:
+    """What a maker adjusts counts together, by its own name and by those that were merged into it, before or after."""
+    office.move(earn("bob", 5), earn("cid", 1))
+    assert [one.outcome for one in office.propose(proposal(points=LIMIT - 10, account="cid"))] == ["posted"]
+    with office.engine.begin() as conn:
+        merge_in(conn, office, "cid", "bob")
+        merge_in(conn, office, "bob", "ann")
+    told = [office.propose(proposal(points=6, account=name))[0] for name in ("bob", "ann", "cid")]
+    assert [(one.outcome, one.code) for one in told] == [("posted", "")] + 2 * [("waiting", "above_limit_of_a_day")]
+    both = office.propose(proposal(points=3, account="cid"), proposal(points=3, account="ann"))
+    assert [one.outcome for one in both] == ["posted", "waiting"]
 
 
 def test_above_the_limit_somebody_else_approves(office: Office) -> None:
