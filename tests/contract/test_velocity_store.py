@@ -1,104 +1,29 @@
-"""One contract for both velocity stores, the twin in memory and a real Valkey, and what only Valkey can show."""
+"""One contract for both velocity stores, the twin in memory and a real Valkey."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import redis
-from redis.asyncio import Redis
 
-from detectors.velocity import Floats, Observations
-from detectors.velocity_fold import RAW_MAX
-from detectors.velocity_names import DAY_MS, KINDS, OTHERS, Coverage, demand_of, ordered
+from detectors.velocity import Observations
+from detectors.velocity_names import KINDS, Coverage, demand_of, ordered
 from streams.velocity_epoch import Epoch
 from streams.velocity_store import (
     BATCH_MAX,
     EPOCH_KEY,
-    RENEW_SECONDS,
-    MemoryVelocityStore,
-    RedisVelocityStore,
     VelocityStore,
-    VelocityUnavailableError,
-    ttl_ms,
 )
+from tests.contract.velocity_backend import DEMAND, EPOCH, LATER, Backend, column, expected
 from tests.unit.velocity_oracle import Oracle
 from tests.unit.velocity_traffic import EVERYTHING, START_MS, Mix, batch, on_one_address
-
-DEMAND = demand_of(
-    ordered(
-        [
-            f"velocity.{kind}.{value}_{window}"
-            for kind in ("account", "device", "ip")
-            for value in ("count", "sum", *OTHERS[kind])
-            for window in ("1m", "1h", "24h", "7d")
-        ]
-        + ["velocity.staff.stores_30d", "velocity.ip_prefix.avg_45m", "velocity.referrer.seconds_since_first"]
-    )
-)
-LONGEST_MS = DEMAND.coverage.longest_ms
-COLUMN = {name: column for column, name in enumerate(DEMAND.names)}
-EPOCH, LATER = Epoch("epoch-1", DEMAND.coverage), Epoch("epoch-2", DEMAND.coverage)
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Opens stores on the same logs, one for each worker of a test, and tells a log's bytes."""
-
-    url: str | None
-    logs: dict[bytes, bytes]
-
-    def run(self, scenario: Callable[..., Awaitable[None]], stores: int = 1, epoch: Epoch = EPOCH) -> None:
-        """Run a scenario with so many stores, warm in an epoch."""
-
-        async def main() -> None:
-            opened = [self._open(epoch) for _ in range(stores)]
-            await opened[0].mark_warm(epoch)
-            try:
-                await scenario(*opened)
-            finally:
-                for store in opened:
-                    await store.close()
-
-        asyncio.run(main())
-
-    def content(self, prefix: str = "v2:") -> dict[bytes, bytes]:
-        """Give logs as they are stored."""
-        if self.url is None:
-            return {key: log for key, log in self.logs.items() if key.startswith(prefix.encode())}
-        with redis.Redis.from_url(self.url) as client:
-            return {key: client.get(key) for key in client.keys(prefix + "*")}
-
-    def wipe(self) -> None:
-        """Lose everything, as FLUSHALL does."""
-        self.logs.clear()
-        if self.url is not None:
-            with redis.Redis.from_url(self.url) as client:
-                client.flushall()
-
-    def _open(self, epoch: Epoch) -> VelocityStore:
-        if self.url is None:
-            return MemoryVelocityStore(epoch, self.logs)
-        return RedisVelocityStore.connect(self.url, epoch)
 
 
 @pytest.fixture(params=["memory", "redis"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Give each store in turn."""
     return Backend(request.getfixturevalue("redis_url") if request.param == "redis" else None, {})
-
-
-def expected(oracle: Oracle, observed: Observations) -> Floats:
-    """Give the oracle's values as a matrix."""
-    return np.array(oracle.observe(observed), dtype=np.float64).reshape(len(observed), len(DEMAND.names))
-
-
-def column(values: Floats, name: str) -> list[float]:
-    """Give one feature of a batch."""
-    listed: list[float] = values[:, COLUMN[f"velocity.{name}"]].tolist()
-    return listed
 
 
 def test_batches_equal_the_oracle(backend: Backend, rng: random.Random) -> None:
@@ -369,91 +294,3 @@ def test_logs_are_named_by_programme_and_kind(backend: Backend) -> None:
     names = sorted(key.decode().rsplit(":", 1)[0] for key in backend.content() if key != EPOCH_KEY)
     assert names == ["v2:a:account", "v2:a:ip", "v2:b:account", "v2:b:device", "v2:b:ip"]
     assert all(len(key.decode().rsplit(":", 1)[1]) == 16 for key in backend.content() if key != EPOCH_KEY)
-
-
-def test_a_batch_is_one_round_trip(redis_url: str) -> None:
-    """One command a batch, whatever it touches; a fold adds one now and then."""
-
-    async def scenario(store: VelocityStore) -> None:
-        assert isinstance(store, RedisVelocityStore)
-        await store.observe(on_one_address(0, 50, 50), DEMAND)
-        async with Redis.from_url(redis_url) as client:
-            await client.config_resetstat()
-            await store.observe(on_one_address(50, 50, 50), DEMAND)
-            calls = {name: stats["calls"] for name, stats in (await client.info("commandstats")).items()}
-        assert calls.pop("cmdstat_evalsha") == 1
-        assert {"cmdstat_append", "cmdstat_mget", "cmdstat_config|resetstat"} >= set(calls)
-
-    Backend(redis_url, {}).run(scenario)
-
-
-def test_every_log_expires(redis_url: str) -> None:
-    """New logs expire after their last window and a day; the expiry is renewed, but not with each write."""
-    now = [0.0]
-
-    async def scenario(_: VelocityStore) -> None:
-        async with Redis.from_url(redis_url) as client:
-            store = RedisVelocityStore(client, EPOCH, clock=lambda: now[0])
-            await store.observe(on_one_address(0, 3, 3), DEMAND)
-            keys = list(await client.keys("v2:demo:*"))
-            assert len(keys) == 4
-            for key in keys:
-                assert LONGEST_MS + DAY_MS < await client.pttl(key) <= ttl_ms(DEMAND.coverage)
-                await client.pexpire(key, 1_000_000)
-            await store.observe(on_one_address(3, 3, 3), DEMAND)
-            assert {await client.pttl(key) <= 1_000_000 for key in keys} == {True}
-            now[0] = RENEW_SECONDS + 1.0
-            await store.observe(on_one_address(6, 3, 3), DEMAND)
-            assert {await client.pttl(key) > LONGEST_MS for key in keys} == {True}
-            await client.flushall()
-            await store.observe(on_one_address(9, 3, 3), DEMAND)
-            assert {await client.pttl(key) > LONGEST_MS for key in keys} == {True}
-            for turn in range(4):
-                await store.observe(on_one_address(100 + turn * (RAW_MAX + 9), RAW_MAX + 9, 3), DEMAND)
-            assert {await client.pttl(key) > LONGEST_MS for key in keys} == {True}
-
-    Backend(redis_url, {}).run(scenario)
-
-
-def test_a_server_that_forgot_the_script_is_served(redis_url: str) -> None:
-    """After a restart or SCRIPT FLUSH the script is sent anew."""
-
-    async def scenario(store: VelocityStore) -> None:
-        await store.observe(on_one_address(0, 1, 1), DEMAND)
-        async with Redis.from_url(redis_url) as client:
-            await client.script_flush()
-        velocity = await store.observe(on_one_address(1, 1, 1), DEMAND)
-        assert column(velocity.values, "ip.count_1m") == [1.0]
-
-    Backend(redis_url, {}).run(scenario)
-
-
-def test_an_unreachable_store_is_named(redis_url: str) -> None:
-    """No connection, a wrong password and a full memory all raise the one error that means: try again."""
-
-    async def refused(url: str) -> None:
-        store = RedisVelocityStore.connect(url, EPOCH, timeout_seconds=0.5)
-        for attempt in (
-            store.observe(on_one_address(0, 1, 1), DEMAND),
-            store.mark_warm(LATER),
-            store.is_cold(),
-            store.clear(),
-        ):
-            with pytest.raises(VelocityUnavailableError):
-                await attempt
-        assert store.epoch == EPOCH
-        await store.close()
-
-    async def full(store: VelocityStore) -> None:
-        async with Redis.from_url(redis_url) as client:
-            await client.config_set("maxmemory", 1)
-            try:
-                with pytest.raises(VelocityUnavailableError, match="OutOfMemoryError"):
-                    await store.observe(on_one_address(0, 1, 1), DEMAND)
-            finally:
-                await client.config_set("maxmemory", 0)
-        assert not (await store.observe(on_one_address(0, 1, 1), DEMAND)).cold
-
-    asyncio.run(refused("redis://127.0.0.1:1/0"))
-    asyncio.run(refused(redis_url.replace("redis://:", "redis://:wrong")))
-    Backend(redis_url, {}).run(full)
