@@ -198,12 +198,15 @@ def page(size: Size, found: dict[tuple[int, str], Figures], heated: tuple[Figure
         ["addresses seen once", *cold.cells()[1:]],
         [f"one address with {size.hot_events:,} events", *hot.cells()[1:]],
     ]
+    facts = (
+        f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} before, {size.runs} runs, "
+        f"seed {size.seed}; µs an event, median (range). {measure.machine()}."
+    )
     grown = ", ".join(f"{used / 1024:.0f}" for used in lengths)
     return "\n\n".join(
         (
             "# Velocity: CPU an event",
-            f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} events before, "
-            f"{size.runs} runs, seed {size.seed}; µs an event, median (range). {measure.machine()}.",
+            facts,
             measure.markdown_table(("", *header, "design: client + Valkey"), rows),
             "One kind (IP address), per batch:",
             measure.markdown_table(("", *header[1:]), hot_rows),
