@@ -45,12 +45,12 @@ class Transaction(NamedTuple):
 class Past(NamedTuple):
     """What one entity did in a window of some days before a transaction, the one exactly that old left out.
 
-    `count` and `total` of that; `edge_count` and `edge_total` of those exactly that old.
+    How many (`number`) and their `total`; `edge_number` and `edge_total` of those exactly that old.
     """
 
-    count: int
+    number: int
     total: int
-    edge_count: int
+    edge_number: int
     edge_total: int
 
 

@@ -115,7 +115,7 @@ def test_the_handbooks_features_come_out_of_velocity() -> None:
         assert [one.differing for one in compared] == [0] * len(compared)
         assert {one.values for one in compared} >= {600}
         assert compared[0].estimates == 0
-    assert any(past.edge_count for past in velocity_handbook.pasts(rows, 7))
+    assert any(past.edge_number for past in velocity_handbook.pasts(rows, 7))
     values = np.array([1.0, 2.0, 30.0])
     wrong = velocity_handbook._compare("x", values, values + np.array([0.0, 1.0, 3.0]), np.array([False, False, True]))
     assert (wrong.differing, wrong.estimates, round(wrong.worst, 3)) == (1, 1, 0.091)
