@@ -197,11 +197,9 @@ def build(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Tables:
     Each log holds an event once at most.
     """
     time = np.ascontiguousarray(logs.rows["time"])
+    ordered = ordered_logs(logs, log, as_of, row)
     first = logs.start[1:].copy()
     np.minimum.at(first, log, row)
-    ordered = _ordered(logs, time, first)
-    # An event that comes again with another time than its first copy asks about that time.
-    ordered[log[time[row] != as_of]] = False
     tail = np.where(ordered, logs.start[1:], first)
     asked = Asked(log, as_of, row, ordered[log])
     scale = _scale(time, as_of, logs.summaries)
@@ -210,9 +208,11 @@ def build(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Tables:
     return Tables(logs, asked, scale, time, earlier, key, _pairs(asked, tail[log], time))
 
 
-def _ordered(logs: Logs, time: Integers, first: Integers) -> Truths:
-    """Tell in which logs no event from row `first` on is older than one before it, bool[m]."""
-    start, stop = logs.start[:-1], logs.start[1:]
+def ordered_logs(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Truths:
+    """Tell in which logs no event, from the first that is asked about on, is older than one before it, bool[m]."""
+    time, start, stop = logs.rows["time"], logs.start[:-1], logs.start[1:]
+    first = stop.copy()
+    np.minimum.at(first, log, row)
     newest = np.full(len(start), np.iinfo(np.int64).min)
     filled = start < first
     if filled.any():
@@ -228,6 +228,8 @@ def _ordered(logs: Logs, time: Integers, first: Integers) -> Truths:
     falls = np.flatnonzero(time[1:] < time[:-1]) + 1
     falls = falls[falls > first[logs.of[falls]]]
     ordered[logs.of[falls]] = False
+    # An event that comes again with another time than its first copy asks about that time.
+    ordered[log[time[row] != as_of]] = False
     return ordered
 
 

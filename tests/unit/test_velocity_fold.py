@@ -232,7 +232,7 @@ def test_estimates_of_a_folded_log_are_near_the_truth(step_ms: int) -> None:
     assert np.sqrt(np.mean(np.square(errors))) < 0.12
 
 
-@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables._ordered"])
+@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables.ordered_logs"])
 def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order or not, asked once or often in a batch: summaries, samples of all levels and records count alike."""
 
@@ -245,6 +245,23 @@ def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monke
 
     usual = counted()
     busy = "BUSY" in patched
-    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, _time, _first: np.zeros(len(logs.start) - 1, np.bool_))
-    assert np.array_equal(counted(), usual)
+    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, *_: np.zeros(len(logs.start) - 1, np.bool_))
+    assert np.array_equal(counted(), usual, equal_nan=True)
     assert usual[:, ADDRESS.names.index("velocity.ip.accounts_7d")].max() > 2 * SAMPLE_MAX
+
+
+def test_rounds_say_the_same_of_a_folded_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of order, with summaries and samples: rounds of a few count what pairs of all do."""
+
+    def counted() -> Floats:
+        rng = np.random.default_rng(6)
+        observed = on_one_address(0, 2_400, 1, 40_000)
+        entity = observed.entity.copy()
+        entity[:, 0] = rng.integers(1, 2**63, 700).astype(np.uint64)[rng.integers(0, 700, len(entity))]
+        late = observed.time - rng.integers(0, 600_000, len(entity))
+        return last_of(replace(observed, entity=entity, time=late), 300).values
+
+    usual = counted()
+    for size in (7, 10**9):
+        monkeypatch.setattr("detectors.velocity_rounds.ROUND", size)
+        assert np.array_equal(counted(), usual, equal_nan=True)
