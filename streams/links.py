@@ -2,7 +2,7 @@
 
 In a steady state a batch costs one statement, the clusters of its accounts: pairs of entity and account that the
 database was seen to know are remembered by the worker (links are never deleted, hubs are for ever). A batch with pairs
-that nobody saw before takes a dozen more, however many pairs there are.
+that nobody saw before takes up to fifteen more, however many pairs there are.
 
 Order of locks, after the batch's member accounts and programme clocks: entities by id, then clusters by id. New
 entities are inserted in the order of their values before any existing one is locked; whoever waits for one there holds
