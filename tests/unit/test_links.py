@@ -97,7 +97,7 @@ class Store:
         self.links |= {(link.entity, link.account): link.since_ms for link in changes.links}
         self.hubs |= changes.hubs.keys()
         self.cluster |= changes.moved
-        counted = defaultdict(int)
+        counted: dict[int, int] = defaultdict(int)
         for name in self.cluster.values():
             counted[name] += 1
         assert {name: counted[name] for name in changes.sizes} == dict(changes.sizes)
