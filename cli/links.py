@@ -71,13 +71,13 @@ def _print_shared(title: str, shared: tuple[SharedView, ...], *, hubs: bool) -> 
     if not shared:
         return
     last = "hub since" if hubs else "last joined"
-    table = table_of(title, "kind", "pseudonym", "accounts of these", "seen with", "first seen", last)
+    table = table_of(title, "kind", "name", "accounts of these", "seen with", "first seen", last)
     for one in shared:
         names = ", ".join(one.accounts[:NAMED_MAX])
         more = len(one.accounts) - NAMED_MAX
         table.add_row(
             one.kind,
-            f"{one.name}…",
+            escape(one.name),
             escape(f"{names}, and {more} more" if more > 0 else names),
             f"{one.seen_with:,}{' or more' if hubs else ''}",
             moment(one.first_at),

@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import LINKS, Floats
 from detectors.policy import Sharing
 
 Kind = Literal["device", "ip", "payment", "referrer"]
@@ -33,7 +33,6 @@ ACCOUNT_LINKS_MAX: Final = 200
 """Links of an account at most; later entities of one that roams that much tell nothing and are not kept."""
 DAY_MS: Final = 86_400_000
 
-LINK_FEATURES: Final = ("links.accounts", "links.fresh_accounts", "links.held_accounts", "links.points", "links.risk")
 RISK_PRIOR, RISK_WEIGHT = 0.02, 5.0
 """`links.risk` of an account alone, and for how many unflagged accounts that prior stands."""
 
@@ -221,7 +220,7 @@ class Member(NamedTuple):
 
 
 def features(members: Sequence[Member], own: int, occurred_ms: int, fresh_days: int) -> tuple[float, ...]:
-    """LINK_FEATURES of an event of the account `members[own]`, whose cluster they are, at `occurred_ms`.
+    """LINKS of an event of the account `members[own]`, whose cluster they are, at `occurred_ms`.
 
     `links.accounts`, `links.fresh_accounts` (signed up within `fresh_days`; later than the event counts as just now)
     and `links.points` are of the whole cluster; `links.held_accounts` counts the others that are flagged, and
@@ -241,8 +240,8 @@ def risk(flagged: int, others: int) -> float:
 
 
 def alone(signed_up_ms: Floats, points: Floats, occurred_ms: Floats, fresh_days: int) -> Floats:
-    """LINK_FEATURES float64[n, 5] of events whose accounts are linked with nobody; as `features` gives them."""
-    matrix = np.empty((len(points), len(LINK_FEATURES)))
+    """LINKS float64[n, 5] of events whose accounts are linked with nobody; as `features` gives them."""
+    matrix = np.empty((len(points), len(LINKS)))
     matrix[:, 0] = 1.0
     matrix[:, 1] = signed_up_ms >= occurred_ms - fresh_days * DAY_MS  # a comparison with NaN is false
     matrix[:, 2] = 0.0

@@ -128,7 +128,7 @@ def _shared(conn: Connection, ids: Sequence[int]) -> list[SharedView]:
     return [
         SharedView(
             kind=row.kind,
-            name=bytes(row.value)[1 : 1 + NAMED_BYTES].hex(),  # behind the key's version, the same for nearly all
+            name=_named(row.kind, bytes(row.value)),
             accounts=tuple(row.accounts),
             seen_with=row.seen_with,
             first_at=row.first_at,
@@ -137,6 +137,11 @@ def _shared(conn: Connection, ids: Sequence[int]) -> list[SharedView]:
         )
         for row in conn.execute(_SHARED, {"ids": list(ids)})
     ]
+
+
+def _named(kind: str, value: bytes) -> str:
+    """A referrer is an account's name; a pseudonym shows its first bytes behind the version of its key."""
+    return value.decode() if kind == "referrer" else f"{value[1 : 1 + NAMED_BYTES].hex()}…"
 
 
 def totals(conn: Connection) -> Totals:

@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 
 from detectors.entity import Keys
 from detectors.event import Event
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.links import (
     ACCOUNT_LINKS_MAX,
     Changes,
@@ -73,6 +73,9 @@ def shared(event: Event, keys: Keys) -> Iterator[tuple[Kind, bytes]]:
         yield "device", keys.device(event.device)
     if event.ip is not None:
         yield "ip", keys.ip(event.ip)
+    referrer: str | None = getattr(event, "referrer", None)
+    if referrer is not None:
+        yield "referrer", referrer.encode()  # an account's name, as it stands in the ledger
 
 
 _KNOWN = """
@@ -178,7 +181,7 @@ class Linker:
         self._hubs: set[EntityKey] = set()
 
     def observe(self, conn: Connection, visits: Sequence[Visit], terms: Links) -> Floats:
-        """Link the accounts of a batch; LINK_FEATURES float64[n, 5] beside `visits`.
+        """Link the accounts of a batch; LINKS float64[n, 5] beside `visits`.
 
         An event sees the clusters and sign-ups as the events up to and with it have made them, whatever batch they came
         in; points and flags of other accounts are those before the batch. The accounts must be locked.

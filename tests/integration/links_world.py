@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from detectors.entity import Keys
 from detectors.event_types import AccountCreated, Event, Redeem
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.links import DAY_MS, Entity, Graph, Link
 from detectors.policy import Links, Sharing
 from ledger.batch import lock_batch

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine, event, text
 
-from detectors.links import ACCOUNT_LINKS_MAX, LINK_FEATURES
+from detectors.layout import LINKS
+from detectors.links import ACCOUNT_LINKS_MAX
 from ledger.arrays import bigints, run
 from streams.links import flag
 from tests.integration.ledger_writer import pool
 from tests.integration.links_world import PROGRAM, Seen, World, expected
 
-ACCOUNTS, FRESH, HELD, POINTS, RISK = range(len(LINK_FEATURES))
+ACCOUNTS, FRESH, HELD, POINTS, RISK = range(len(LINKS))
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import detectors.links
+from detectors.layout import LINKS
 from detectors.links import (
     CLUSTER_MAX,
     DAY_MS,
-    LINK_FEATURES,
     RISK_PRIOR,
     Changes,
     Entity,
@@ -218,7 +218,7 @@ def test_features_of_a_cluster() -> None:
         Member(math.nan, 2, flagged=False),
         Member(day + 1.0, 0, flagged=False),
     ]
-    names = dict(zip(LINK_FEATURES, features(cluster, 0, day, 90), strict=True))
+    names = dict(zip(LINKS, features(cluster, 0, day, 90), strict=True))
     assert names == {
         "links.accounts": 4.0,
         "links.fresh_accounts": 2.0,
