@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -51,7 +51,7 @@ def farm(seed: int, start_ms: int) -> list[Simulated]:
     ]
 
 
-def send(desk: Desk, events: list[Mapping[str, Any]]) -> None:
+def send(desk: Desk, events: Sequence[Mapping[str, Any]]) -> None:
     """Deliver events in batches."""
     for start in range(0, len(events), BATCH):
         desk.send(*events[start : start + BATCH])
@@ -134,7 +134,8 @@ def test_one_rejection_marks_the_ring(desk: Desk) -> None:
     names = [f"r{n}" for n in range(4)]
     send(desk, [act(name, "login", n, device="shared", ip=f"203.0.113.{n}") for n, name in enumerate(names)])
     send(desk, [act(name, "adjust", 10, points=400, reason="opening", fulfilled=True) for name in names])
-    ids = dict(desk.rows("SELECT name, account_id FROM account WHERE kind = 'member'"))  # type: ignore[arg-type]  # pairs
+    accounts = desk.rows("SELECT name, account_id FROM account WHERE kind = 'member'")
+    ids = {row.name: row.account_id for row in accounts}
     with desk.engine.begin() as conn:
         for name in names[:3]:
             conn.exec_driver_sql(
