@@ -42,8 +42,8 @@ from detectors.policy import Links
 from ledger.arrays import bigints, byteas, columns, fetch, integers, run, texts, timestamps
 from ledger.movement import AccountState
 
-REMEMBERED_MAX = 1 << 16
-"""Pairs and hubs a worker remembers to be known; when there are more it begins anew."""
+REMEMBERED_MAX = 1 << 18
+"""Pairs and hubs a worker remembers to be known, in each of two generations: some 35 MB when both are full."""
 
 EntityKey = tuple[str, Kind, bytes]
 """Programme, kind, pseudonym."""
@@ -78,12 +78,14 @@ def shared(event: Event, keys: Keys) -> Iterator[tuple[Kind, bytes]]:
         yield "referrer", referrer.encode()  # an account's name, as it stands in the ledger
 
 
-_KNOWN = """
-SELECT w.n, e.entity_id IS NOT NULL, e.hub_since IS NOT NULL, l.account_id IS NOT NULL
+# Only what is new, or leads to a hub, comes back.
+_UNKNOWN = """
+SELECT w.n, e.entity_id IS NOT NULL, e.hub_since IS NOT NULL
   FROM unnest(%(programs)s, %(kinds)s, %(values)s, %(accounts)s)
        WITH ORDINALITY AS w(program, kind, value, account_id, n)
   LEFT JOIN link_entity e ON e.program = w.program AND e.kind = w.kind AND e.value = w.value
-  LEFT JOIN link l ON l.entity_id = e.entity_id AND l.account_id = w.account_id"""
+  LEFT JOIN link l ON l.entity_id = e.entity_id AND l.account_id = w.account_id
+ WHERE l.account_id IS NULL OR e.hub_since IS NOT NULL"""
 
 _COUNTS = "SELECT account_id, count(*) FROM link WHERE account_id = ANY(%(ids)s) GROUP BY account_id"
 
@@ -172,16 +174,35 @@ def flag_holders(conn: Connection, hold_ids: Sequence[int]) -> None:
         run(conn, _FLAG_HOLDERS, {"ids": bigints(hold_ids)})
 
 
+class _Memory:
+    """What was seen to be known, by its hash; the oldest is forgotten, and is then just looked up again.
+
+    Two things of one hash would lose a link: with half a million of 2^64 known, once in 10^13 sightings.
+    """
+
+    def __init__(self) -> None:
+        self._young: set[int] = set()
+        self._old: set[int] = set()
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._young or key in self._old
+
+    def update(self, keys: Collection[int]) -> None:
+        """Remember these, too."""
+        if len(self._young) >= REMEMBERED_MAX:
+            self._old, self._young = self._young, set()
+        self._young.update(keys)
+
+
 class Linker:
     """The links stage of one worker; `observe` runs inside the batch transaction."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._pairs: set[tuple[EntityKey, int]] = set()
-        self._hubs: set[EntityKey] = set()
+        self._known = _Memory()
 
     def observe(self, conn: Connection, visits: Sequence[Visit], terms: Links) -> Floats:
-        """Link the accounts of a batch; LINKS float64[n, 5] beside `visits`.
+        """Link the accounts of a batch; the features of detectors.layout.LINKS, float64[n, 5], beside `visits`.
 
         An event sees the clusters and sign-ups as the events up to and with it have made them, whatever batch they came
         in; points and flags of other accounts are those before the batch. The accounts must be locked.
@@ -196,39 +217,39 @@ class Linker:
             _write(conn, graph.changes())
         return matrix
 
-    def _sightings(self, visits: Sequence[Visit]) -> list[Sighting]:
-        """The pairs of the batch that this worker does not know to be known, each at its first event."""
-        found: dict[tuple[EntityKey, int], Sighting] = {}
+    def _sightings(self, visits: Sequence[Visit]) -> dict[int, Sighting]:
+        """The pairs of the batch that this worker does not know to be known, by hash, each at its first event."""
+        found: dict[int, Sighting] = {}
+        known = self._known
         for place, visit in enumerate(visits):
-            account = visit.account.account_id
+            account, program = visit.account.account_id, visit.event.program
             for kind, value in shared(visit.event, self._keys):
-                entity: EntityKey = (visit.event.program, kind, value)
-                if entity not in self._hubs and (entity, account) not in self._pairs:
-                    found.setdefault((entity, account), Sighting(place, entity, account, visit.occurred_ms))
-        return list(found.values())
+                pair = hash((program, kind, value, account))
+                if pair not in known and pair not in found and hash((program, kind, value)) not in known:
+                    found[pair] = Sighting(place, (program, kind, value), account, visit.occurred_ms)
+        return found
 
-    def _unknown(self, conn: Connection, sightings: Sequence[Sighting]) -> list[tuple[Sighting, bool]]:
+    def _unknown(self, conn: Connection, sightings: Mapping[int, Sighting]) -> list[tuple[Sighting, bool]]:
         """Those the database does not know either, with whether it knows the entity; what it knows is remembered.
 
         Remembered is only what was there before this transaction wrote: that will not be rolled back.
         """
         if not sightings:
             return []
-        if len(self._pairs) > REMEMBERED_MAX or len(self._hubs) > REMEMBERED_MAX:
-            self._pairs.clear()
-            self._hubs.clear()
-        accounts = bigints([one.account for one in sightings])
-        rows = fetch(conn, _KNOWN, {**_values([one.entity for one in sightings]), "accounts": accounts})
-        unknown: list[tuple[int, bool]] = []
-        for n, exists, hub, linked in rows:
-            one = sightings[n - 1]
+        asked = list(sightings.values())
+        accounts = bigints([one.account for one in asked])
+        rows = fetch(conn, _UNKNOWN, {**_values([one.entity for one in asked]), "accounts": accounts})
+        known = set(sightings)
+        pairs = list(sightings)
+        unknown: list[tuple[Sighting, bool]] = []
+        for n, exists, hub in sorted(rows):
+            known.discard(pairs[n - 1])
             if hub:
-                self._hubs.add(one.entity)
-            elif linked:
-                self._pairs.add((one.entity, one.account))
+                known.add(hash(asked[n - 1].entity))
             else:
-                unknown.append((n - 1, exists))
-        return [(sightings[n], exists) for n, exists in sorted(unknown)]
+                unknown.append((asked[n - 1], exists))
+        self._known.update(known)
+        return unknown
 
 
 class _Linking:

@@ -14,6 +14,7 @@ import pytest
 from cli.scenarios import DAY, Act, Dice, dormant_farm
 from cli.simulation import START_MS, Scene, Simulated, rfc3339, stream
 from config.policy import default_policy_text
+from streams.links import Linker
 from tests.integration.pipeline_desk import SIMULATION, Desk, open_desk
 from tests.integration.test_pipeline_recompute import check_all
 
@@ -124,7 +125,7 @@ def test_redelivery_and_another_worker_see_the_same_links(desk: Desk) -> None:
     before = [desk.rows(query.format(table)) for table in tables]
     assert all(before)
     desk.deliver(records)
-    desk.stages.pipeline._parts.poster._linker._pairs.clear()
+    desk.stages.pipeline._parts.poster._linker = Linker(desk.stages.pipeline._parts.keys)
     desk.deliver(records)
     assert [desk.rows(query.format(table)) for table in tables] == before
 
