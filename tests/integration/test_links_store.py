@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Engine, event, text
 
-from detectors.layout import LINKS
+from detectors.layout import LINKS, Floats
 from detectors.links import ACCOUNT_LINKS_MAX
 from ledger.arrays import bigints, run
 from streams.links import flag
@@ -81,54 +81,75 @@ def test_workers_on_the_same_entities(world: World, rng: random.Random) -> None:
     assert world.clusters() == expected(one for batch in batches for one in batch)
 
 
-def test_two_unions_of_one_cluster_at_once(world: World) -> None:
-    """While one worker joins a cluster to a lower one, another joins it to a third: it waits, and looks again."""
-    world.see(Seen("a", "d1"), Seen("b", "d2"), Seen("c", "d3"), Seen("d", "d4"))
-    other, waiting = world.beside(), threading.Event()
+def until_blocked(world: World, sessions: int = 1, unless: Callable[[], bool] = lambda: False) -> None:
+    """Return once so many sessions wait for a lock, or there is no need to wait any longer."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        for _ in range(100_000):
+            if unless() or conn.execute(text(query)).scalar_one() >= sessions:
+                return
+    raise AssertionError("nobody waits for a lock")
 
-    def second() -> None:
-        with world.engine.connect() as conn, conn.begin():
-            event.listen(conn, "before_cursor_execute", lambda *_: waiting.set())
-            other.observe(conn, [Seen("d", "d3")])
 
+def one_behind_the_other(world: World, first: Sequence[Seen], second: Sequence[Seen]) -> None:
+    """Two workers' transactions, of which the second begins before the first commits, and must wait for it."""
+    other = world.beside()
     with ThreadPoolExecutor(1) as threads:
         with world.engine.begin() as conn:
-            world.observe(conn, [Seen("c", "d1"), Seen("x", "d2")])
-            later = threads.submit(second)
-            waiting.wait(10)
-            _until_blocked(world)
+            world.observe(conn, first)
+            later = threads.submit(other.see, *second)
+            until_blocked(world)
         later.result(30)
+
+
+def test_a_device_that_two_workers_see_first(world: World) -> None:
+    """The one that comes second waits for the first one's commit, and joins their accounts."""
+    one_behind_the_other(world, [Seen("a", "d1")], [Seen("b", "d1")])
+    assert world.clusters() == {frozenset("ab")}
+
+
+def test_no_account_of_a_crowd_is_overlooked(world: World) -> None:
+    """Two workers add one account each to an address, which together make it a hub: the second one counts the first."""
+    world.see(Seen("a", None, "10.0.0.1"), Seen("b", None, "10.0.0.1"))
+    one_behind_the_other(world, [Seen("c", None, "10.0.0.1")], [Seen("d", None, "10.0.0.1")])
+    assert world.clusters() == set()
+    assert world.rows("SELECT count(*) FROM link_entity WHERE hub_since IS NOT NULL") == [(1,)]
+
+
+def test_a_union_of_a_cluster_that_is_just_joined_to_another(world: World) -> None:
+    """One worker joins a cluster to a lower one while another joins it to a third: it waits, and looks again."""
+    world.see(Seen("a", "d1"), Seen("b", "d2"), Seen("c", "d3"), Seen("d", "d4"))
+    one_behind_the_other(world, [Seen("c", "d1"), Seen("x", "d2")], [Seen("d", "d3")])
     assert world.clusters() == {frozenset("acd"), frozenset("bx")}
 
 
-def _until_blocked(world: World) -> None:
-    """Return once a session waits for a lock."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        for _ in range(10_000):
-            if conn.execute(text(query)).scalar_one():
-                return
-    raise AssertionError("nobody waits for a lock")
+def test_who_looks_again_waits_for_what_it_finds(world: World) -> None:
+    """The second of three finds its cluster joined to one that the third is changing: it waits for that, too."""
+    world.see(Seen("a", "d1"), Seen("a", "d6"), Seen("c", "d3"), Seen("d", "d4"), Seen("e", "d5"))
+    second, third = world.beside(), world.beside()
+
+    def observe_slowly(later: Future[Floats]) -> None:
+        with third.engine.begin() as conn:
+            third.observe(conn, [Seen("e", "d6")])
+            until_blocked(world, unless=later.done)
+
+    with ThreadPoolExecutor(2) as threads:
+        with world.engine.begin() as conn:
+            world.observe(conn, [Seen("c", "d1")])
+            later = threads.submit(second.see, Seen("d", "d3"))
+            until_blocked(world)
+            last = threads.submit(observe_slowly, later)
+            until_blocked(world, 2)
+        last.result(60)
+        later.result(60)
+    assert world.clusters() == {frozenset("acde")}
 
 
 def test_a_hub_breaks_up_while_others_join(world: World) -> None:
     """One worker makes an address a hub while another joins its cluster to a device: only that join stays."""
     world.see(Seen("a", "d1", "10.0.0.1"), Seen("b", None, "10.0.0.1"), Seen("c", None, "10.0.0.1"))
     assert world.clusters() == {frozenset("abc")}
-    other, waiting = world.beside(), threading.Event()
-
-    def second() -> None:
-        with world.engine.connect() as conn, conn.begin():
-            event.listen(conn, "before_cursor_execute", lambda *_: waiting.set())
-            other.observe(conn, [Seen("e", "d1")])
-
-    with ThreadPoolExecutor(1) as threads:
-        with world.engine.begin() as conn:
-            world.observe(conn, [Seen("d", None, "10.0.0.1")])
-            later = threads.submit(second)
-            waiting.wait(10)
-            _until_blocked(world)
-        later.result(30)
+    one_behind_the_other(world, [Seen("d", None, "10.0.0.1")], [Seen("e", "d1")])
     assert world.clusters() == {frozenset("ae")}
 
 
