@@ -1,4 +1,4 @@
-"""The tables of links between accounts, on the ledger's metadata; their rows are written by `streams.links`.
+"""The tables of links between accounts, on the ledger's metadata; their rows are written by `streams.link_store`.
 
 `link_entity` is what accounts may share, under its pseudonym; `link` the first sighting of an account with one;
 `link_member` the cluster of every account that was ever linked, named by the lowest account in it; `link_cluster` a row

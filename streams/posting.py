@@ -31,7 +31,8 @@ from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
 from streams.decisions import Decided
 from streams.endings import Ending, endings_of
-from streams.links import Linker, Visit, flag
+from streams.link_store import flag
+from streams.links import Linker, Visit
 from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}

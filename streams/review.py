@@ -20,7 +20,7 @@ from ledger.programs import load_programs
 from ledger.roll import roll_up
 from streams.effects import Outgoing
 from streams.endings import Ending, roots_of, tell
-from streams.links import flag_holders
+from streams.link_store import flag_holders
 from streams.messages import AlertMessage, alert_message
 from streams.outbox import enqueue
 

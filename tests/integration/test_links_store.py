@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, text
 from detectors.layout import LINKS, Floats
 from detectors.links import ACCOUNT_LINKS_MAX
 from ledger.arrays import bigints, run
-from streams.links import flag
+from streams.link_store import flag
 from tests.integration.ledger_writer import pool
 from tests.integration.links_world import PROGRAM, Seen, World, expected
 
