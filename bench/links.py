@@ -6,6 +6,7 @@ A programme with many members whose devices and addresses are all known is fille
 through the stage alone, accounts locked as in the pipeline (the lock is not counted), one worker, fsync on:
 
 - steady: known members with their own device and address, 3 % of them in families of four;
+- restarted: the same, for a worker that has just started and remembers nothing;
 - first seen: as many new members, each with a new device and a new address of its own;
 - farm: new members, ten to a device, ten devices to an address, so that every batch joins clusters and makes hubs.
 """
@@ -40,7 +41,7 @@ BATCH: Final = 500
 PROGRAM: Final = "bench"
 AT: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
 FAMILY, FAMILY_SHARE = 4, 0.03
-KINDS: Final = ("steady", "first seen", "farm")
+KINDS: Final = ("steady", "restarted", "first seen", "farm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Traffic:
 
     def batch(self, kind: str) -> list[Seen]:
         """One batch of a kind."""
-        if kind == "steady":
+        if kind in ("steady", "restarted"):
             return [self.member(self._rng.randrange(self._size.members)) for _ in range(BATCH)]
         first, self._new = self._new, self._new + BATCH
         numbers = range(first, first + BATCH)
@@ -118,7 +119,8 @@ class Bench:
     def __init__(self, url: str) -> None:
         self._engine: Engine = create_engine(url)
         self._pid = measure.listener_pid(make_url(url).port or 0)
-        self._terms, self._linker = Links(), Linker(Keys(b"bench" * 8))
+        self._keys, self._terms = Keys(b"bench" * 8), Links()
+        self._seasoned = Linker(self._keys)
         with self._engine.begin() as conn:
             create_program(conn, PROGRAM, "live")
             self._programs = load_programs(conn)
@@ -133,8 +135,9 @@ class Bench:
             conn.execute(text("VACUUM (ANALYZE)"))
             conn.execute(text("CHECKPOINT"))
 
-    def observe(self, batches: Sequence[Sequence[Seen]], figures: Figures) -> None:
+    def observe(self, batches: Sequence[Sequence[Seen]], figures: Figures, *, restarted: bool = False) -> None:
         """Put batches through the stage, each in a transaction of its own, and note what the stage took."""
+        linker = Linker(self._keys) if restarted else self._seasoned
         at_ms = int(AT.timestamp() * 1000)
         wall = client = server = 0.0
         for batch in batches:
@@ -143,7 +146,7 @@ class Bench:
                 members = lock_batch(conn, self._programs, opened).accounts.members
                 visits = [Visit(_event(one), members[PROGRAM, one.account], at_ms, math.nan) for one in batch]
                 before = measure.tree_cpu_seconds(self._pid), time.process_time(), time.perf_counter()
-                self._linker.observe(conn, visits, self._terms)
+                linker.observe(conn, visits, self._terms)
                 wall += time.perf_counter() - before[2]
                 client += time.process_time() - before[1]
                 server += measure.tree_cpu_seconds(self._pid) - before[0]
@@ -165,15 +168,14 @@ def run(url: str, size: Size) -> dict[str, Figures]:
     bench, traffic = Bench(url), Traffic(size)
     found = {kind: Figures() for kind in KINDS}
     try:
-        for batch in traffic.known():
-            bench.observe([batch], Figures())
-        bench.settle()
-        for _ in range(2):  # a worker that runs has seen its members: what it remembers is part of the steady state
-            bench.observe([traffic.batch("steady") for _ in range(size.batches)], Figures())
+        for _ in range(2):  # a worker remembers what it has seen to be known: the second time
+            bench.observe(list(traffic.known()), Figures())
+            bench.settle()
         for _ in range(size.runs):
             for kind in KINDS:
                 gc.collect()
-                bench.observe([traffic.batch(kind) for _ in range(size.batches)], found[kind])
+                batches = [traffic.batch(kind) for _ in range(size.batches)]
+                bench.observe(batches, found[kind], restarted=kind == "restarted")
             bench.settle()
     finally:
         bench.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -59,12 +59,14 @@ class Entity:
         """How far apart two first sightings may lie and still join their accounts."""
         return self.sharing.window_days * DAY_MS
 
-    def is_crowded(self, more: Iterable[tuple[int, int]] = ()) -> bool:
+    def is_crowded(self, more: Sequence[tuple[int, int]] = ()) -> bool:
         """Whether its links, with `more` of them, make it a hub. More links never make a hub an ordinary entity."""
+        limit, count = self.sharing.accounts, len(self.links) + len(more)
+        if count <= limit:
+            return count > self.sharing.total
         times = sorted(since for since, _ in (*self.links, *more))
-        limit = self.sharing.accounts
         packed = any(late - early <= self.window_ms for early, late in zip(times, times[limit:], strict=False))
-        return packed or len(times) > self.sharing.total
+        return packed or count > self.sharing.total
 
     def groups(self, inside: Collection[int]) -> list[list[int]]:
         """The accounts it joins, of those `inside`: chains in which each was first seen soon after the one before."""
@@ -203,7 +205,7 @@ def hubs_to_come(entities: Mapping[int, Entity], links: Sequence[Link]) -> set[i
     return {
         entity
         for entity, sightings in fresh.items()
-        if entities[entity].is_crowded((since, account) for account, since in sightings.items())
+        if entities[entity].is_crowded([(since, account) for account, since in sightings.items()])
     }
 
 

@@ -62,8 +62,8 @@ SELECT program, kind, value
 ON CONFLICT (program, kind, value) DO NOTHING"""
 
 _LOCK_ENTITIES = """
-SELECT e.entity_id, e.program, e.kind, e.value, e.hub_since IS NOT NULL
-  FROM unnest(%(programs)s, %(kinds)s, %(values)s) AS w(program, kind, value)
+SELECT w.n, e.entity_id, e.hub_since IS NOT NULL
+  FROM unnest(%(programs)s, %(kinds)s, %(values)s) WITH ORDINALITY AS w(program, kind, value, n)
   JOIN link_entity e ON e.program = w.program AND e.kind = w.kind AND e.value = w.value
  ORDER BY e.entity_id FOR UPDATE OF e"""
 
@@ -202,10 +202,13 @@ class Linking:
     def _lock_entities(self, sightings: Sequence[tuple[Sighting, bool]]) -> dict[EntityKey, int]:
         if new := sorted({one.entity for one, exists in sightings if not exists}):
             run(self._conn, _NEW_ENTITIES, _values(new))
-        rows = fetch(self._conn, _LOCK_ENTITIES, _values(sorted({one.entity for one, _ in sightings})))
-        for entity, _, kind, _, hub in rows:
-            self._entities[entity] = Entity(getattr(self._terms, kind), hub)
-        return {(program, kind, bytes(value)): entity for entity, program, kind, value, _ in rows}
+        wanted = sorted({one.entity for one, _ in sightings})
+        ids: dict[EntityKey, int] = {}
+        for n, entity, hub in fetch(self._conn, _LOCK_ENTITIES, _values(wanted)):
+            key = wanted[n - 1]
+            ids[key] = entity
+            self._entities[entity] = Entity(getattr(self._terms, key[1]), hub)
+        return ids
 
     def _read_links(self) -> None:
         ids = [entity for entity, one in self._entities.items() if not one.hub]
