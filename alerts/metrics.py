@@ -144,6 +144,19 @@ INTEGRITY = Metric(
     "A producer reuses ids or somebody replays changed events: find the source in `pointguard dlq list`.",
     ("topic",),
 )  # fmt: skip
+LINK_CLUSTERS = Metric(
+    "link_clusters", "gauge", "Clusters of two or more accounts that share devices, addresses, tokens or referrers.",
+    "A jump: a ring signs up, or something that many share is sent as a device; `pointguard links show` says which.",
+)  # fmt: skip
+LINK_LARGEST = Metric(
+    "link_largest_cluster", "gauge", "Accounts in the largest cluster; 0 when nobody is linked.",
+    "At its bound of 100: look into it with `pointguard links show`; honest ones mean that `links:` is too generous.",
+)  # fmt: skip
+LINK_HUBS = Metric(
+    "link_hubs", "gauge", "Devices, addresses, tokens and referrers that too many share to link anybody, by kind.",
+    "Addresses are offices and carriers. A jump of devices: a shop's tablet is sent as the member's device, or a farm.",
+    ("kind",),
+)  # fmt: skip
 
 ANCHORED = Metric(
     "last_anchor_timestamp_seconds", "gauge", "When this relay last published the audit chains' heads (Unix time).",

@@ -24,6 +24,7 @@ COMMANDS = (
     "adjust",
     "import",
     "member",
+    "links",
     "pool",
     "liability",
     "clearing",

@@ -172,15 +172,44 @@ def earn_script(dice: Dice, start_ms: int, _victims: Sequence[Victim]) -> list[A
     return acts
 
 
+def dormant_farm(dice: Dice, start_ms: int, _victims: Sequence[Victim]) -> list[Act]:
+    """Accounts bred for later: 2-4 devices with 5-20 accounts each, signed up over 2-5 days.
+
+    The shop's own server credits the welcome points, so nothing but the sign-up shows the device. After 8-20 quiet days
+    all are spent within some hours, each account from a clean device and address of its own.
+    """
+    rng, acts = dice.rng, list[Act]()
+    addresses = [dice.address() for _ in range(rng.randint(2, 4))]
+    spread, quiet, rush = rng.randint(2, 5) * DAY, rng.randint(8, 20) * DAY, rng.randint(2, 8) * HOUR
+    wait = 0
+    for device in [dice.name("d") for _ in range(rng.randint(2, 4))]:
+        for _ in range(dice.geometric(5, 20, 0.15)):
+            bred = Person(dice.name("m"), device, rng.choice(addresses), "dormant_farm")
+            spender = Person(bred.account, dice.name("d"), dice.address(), "dormant_farm")
+            at, points = start_ms + wait, rng.choice((200, 300, 500))
+            bonus: dict[str, object] = {"points": points, "campaign": "welcome", "channel": "server"}
+            spend = {**online(spender), "points": int(points * rng.uniform(0.8, 1.0)), "order": dice.name("o")}
+            spent = start_ms + spread + quiet + rng.randint(0, rush)
+            acts.append(Act(at, "account.created", bred.account, online(bred), "dormant_farm", True))
+            acts.append(Act(at + rng.randint(HOUR, 12 * HOUR), "earn", bred.account, bonus, "dormant_farm", True))
+            acts.append(Act(spent, "redeem", bred.account, spend, "dormant_farm", True))
+            wait = rng.randint(0, spread)
+    return acts
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A fraud the world plays in turn: `plan` its acts, after `lead_ms`, with between `fewest` and `most` victims."""
+    """A fraud the world plays in turn: `plan` its acts, after `lead_ms`, with between `fewest` and `most` victims.
+
+    It is played in the first round of all scenarios, and in one of `every` rounds.
+    """
 
     name: str
     plan: Callable[[Dice, int, Sequence[Victim]], list[Act]]
     fewest: int = 0
     most: int = 0
     lead_ms: int = 0
+    every: int = 1
 
 
 SCENARIOS = (
@@ -188,5 +217,6 @@ SCENARIOS = (
     Scenario("account_takeover", account_takeover, fewest=1, most=1),
     Scenario("points_mule", points_mule, fewest=5, most=25),
     Scenario("earn_script", earn_script, lead_ms=20 * MINUTE),
+    Scenario("dormant_farm", dormant_farm, every=4),
 )
 FRAUDS = tuple(scenario.name for scenario in SCENARIOS)

@@ -17,7 +17,7 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
-from cli.scenarios import DAY, HOUR, MINUTE, SCENARIOS, SECOND, Act, Dice, Person, Victim, online
+from cli.scenarios import DAY, HOUR, MINUTE, SCENARIOS, SECOND, Act, Dice, Person, Scenario, Victim, online
 
 EVENTS, REQUESTS = "points.events", "points.requests"
 OUTFLOWS = frozenset({"redeem", "transfer"})
@@ -140,7 +140,7 @@ class World:
 
     def _attack(self, at_ms: int) -> None:
         """Play the next fraud; the one after waits until the share of fraud is back to what the scene wants."""
-        scenario = SCENARIOS[self._turn % len(SCENARIOS)]
+        scenario = self._whose_turn()
         wanted = self.dice.geometric(scenario.fewest, scenario.most, 0.15) if scenario.most else 0
         ready = [victim for victim in self.stock if victim.since_ms + 10 * MINUTE <= at_ms][:wanted]
         if len(ready) < scenario.fewest:
@@ -154,6 +154,14 @@ class World:
         self._turn += 1
         rate = self.scene.events_per_hour * self.scene.fraud_share / HOUR
         self._later(at_ms + max(MINUTE, round(len(acts) / rate)), self._attack)
+
+    def _whose_turn(self) -> Scenario:
+        """The scenario to play next; one that sits out this round is passed over."""
+        while True:
+            rounds, turn = divmod(self._turn, len(SCENARIOS))
+            if rounds % SCENARIOS[turn].every == 0:
+                return SCENARIOS[turn]
+            self._turn += 1
 
     def _wake_stock(self, at_ms: int, size: int) -> None:
         """Bring the balances of `size` more dormant accounts over from the programme that ran before."""

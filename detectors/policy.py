@@ -84,6 +84,33 @@ class Training(Value, frozen=True, kw_only=True):
     share: Share = 1.0
 
 
+class Sharing(Value, frozen=True, kw_only=True):
+    """When sharing one device, address, payment token or referrer links accounts, and when it means nothing.
+
+    Two accounts are linked if they were first seen with it within `window_days` of each other. It is a *hub* (an
+    office, a campus, a carrier's NAT), and links nobody, once more than `accounts` were first seen with it within such
+    a window, or more than `total` ever.
+    """
+
+    accounts: Annotated[int, Meta(ge=1, le=200)]
+    window_days: Annotated[int, Meta(ge=1, le=366)]
+    total: Annotated[int, Meta(ge=1, le=200)]
+
+
+class Links(Value, frozen=True, kw_only=True):
+    """What links accounts, kind by kind, and for how many days after its sign-up an account counts as fresh.
+
+    A device or a payment token is somebody's own, so many may share it before it counts as a hub. Addresses and
+    referrers are shared by strangers: alone they never link more accounts than a family has.
+    """
+
+    device: Sharing = Sharing(accounts=50, window_days=90, total=100)
+    payment: Sharing = Sharing(accounts=50, window_days=90, total=100)
+    ip: Sharing = Sharing(accounts=4, window_days=1, total=8)
+    referrer: Sharing = Sharing(accounts=4, window_days=30, total=20)
+    fresh_days: Annotated[int, Meta(ge=1, le=366)] = 90
+
+
 class Policy(Value, frozen=True, kw_only=True):
     """Everything a verdict depends on besides the event, its features and the models."""
 
@@ -96,6 +123,7 @@ class Policy(Value, frozen=True, kw_only=True):
     max_points: Points
     holds: dict[HeldType, HoldTerm]
     training: Training = Training()
+    links: Links = Links()
 
     def without(self, rule_id: str) -> "Policy":
         """The same policy with one rule off, to see what that rule decides. KeyError if there is no such rule."""

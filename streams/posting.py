@@ -21,7 +21,7 @@ from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_
 from detectors.entity import Keys
 from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
 from detectors.features import AccountTimes, account_times, assemble, moments
-from detectors.layout import Floats
+from detectors.layout import Floats, Layout
 from detectors.models_snapshot import Snapshot
 from detectors.rules import EventFields
 from ledger.batch import Facts, lock_batch, post_batch
@@ -31,6 +31,8 @@ from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
 from streams.decisions import Decided
 from streams.endings import Ending, endings_of
+from streams.link_store import flag
+from streams.links import Linker, Visit
 from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
@@ -83,6 +85,7 @@ class Poster:
     def __init__(self, keys: Keys, ids: IdBlocks, timed: Callable[[float], None] = lambda _: None) -> None:
         """`timed` is told the seconds that features, rules and models took."""
         self._keys, self._ids, self._timed = keys, ids, timed
+        self._linker = Linker(keys)
 
     def post(
         self, conn: Connection, arrivals: Arrivals, judge: Judge, programs: Mapping[str, Program], cover: Cover
@@ -103,16 +106,9 @@ class Poster:
             [arrival.occurred_ms for arrival in events],
             stored_times(locked.accounts),
         )
+        linked = self._linker.observe(conn, _visits(events, locked.accounts, before), judge.policy.policy.links)
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
-        features = assemble(
-            judge.policy.layout,
-            arrivals.velocity[np.array(moving, dtype=np.intp)],
-            moments(
-                [events[i].event for i in moving],
-                [events[i].occurred_ms for i in moving],
-                [before[i] for i in moving],
-            ),
-        )
+        features = _features(arrivals, moving, before, linked, judge.policy.layout)
         fields = [fields_of(events[i].event) for i in moving]
         decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
         self._timed(time.perf_counter() - started)
@@ -130,6 +126,7 @@ class Poster:
         for written in posted.plans:
             cover.add_plan(written, now)
         results = dict(zip((movement.id for movement in movements), posted.results, strict=True))
+        flag(conn, _rejected(movements, posted.results, locked.accounts))
         verdicts = {
             i: (decision, features[row]) for row, (i, decision) in enumerate(zip(moving, decisions, strict=True))
         }
@@ -176,6 +173,39 @@ class Poster:
             decision=_marked(verdict[0], marks) if verdict else None,
             features=verdict[1] if verdict else None,
         )
+
+
+def _visits(events: Sequence[Arrival], accounts: Accounts, before: Sequence[AccountTimes]) -> list[Visit]:
+    """The batch as its links see it."""
+    return [
+        Visit(
+            arrival.event,
+            accounts.members[arrival.event.program, arrival.event.account],
+            arrival.occurred_ms,
+            times.signed_up_ms,
+        )
+        for arrival, times in zip(events, before, strict=True)
+    ]
+
+
+def _rejected(movements: Sequence[Movement], results: Sequence[Result], accounts: Accounts) -> set[int]:
+    """The accounts whose movements the policy rejected."""
+    return {
+        accounts.members[movement.program, movement.account].account_id
+        for movement, result in zip(movements, results, strict=True)
+        if result.code == "rejected"
+    }
+
+
+def _features(
+    arrivals: Arrivals, moving: Sequence[int], before: Sequence[AccountTimes], linked: Floats, layout: Layout
+) -> Floats:
+    """The features of the events at the places `moving`, float64[len(moving), layout.width]."""
+    events, rows = arrivals.events, np.array(moving, dtype=np.intp)
+    known = moments(
+        [events[i].event for i in moving], [events[i].occurred_ms for i in moving], [before[i] for i in moving]
+    )
+    return assemble(layout, arrivals.velocity[rows], known, linked[rows])
 
 
 def _marked(decision: Decision, marks: Sequence[Reason]) -> Decision:

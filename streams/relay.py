@@ -22,6 +22,9 @@ from alerts.metrics import (
     HOLDS_OLDEST,
     HOLDS_OPEN,
     HOLDS_POINTS,
+    LINK_CLUSTERS,
+    LINK_HUBS,
+    LINK_LARGEST,
     LOTS_EXPIRED,
     OUTBOX,
     PUBLISHED,
@@ -37,6 +40,7 @@ from streams import outbox, review
 from streams.anchoring import Anchorer, Anchoring
 from streams.effects import Outgoing
 from streams.errors import dependency_down, described
+from streams.link_views import totals
 from streams.outbox import Message
 from streams.watchdog import Pulse, tick
 
@@ -157,11 +161,16 @@ class Relay:
         with self._engine.connect() as conn:
             rows = {row.kind: row for row in conn.execute(_GAUGES)}
             self._metrics.gauge(OUTBOX).set(conn.execute(_OUTBOX_ROWS).scalar_one())
+            links = totals(conn)
         for kind in HOLD_KINDS:
             row = rows.get(kind)
             self._metrics.gauge(HOLDS_OPEN, kind).set(row.holds if row else 0)
             self._metrics.gauge(HOLDS_POINTS, kind).set(int(row.points) if row else 0)
         self._metrics.gauge(HOLDS_OLDEST).set(max((float(row.oldest) for row in rows.values()), default=0.0))
+        self._metrics.gauge(LINK_CLUSTERS).set(links.clusters)
+        self._metrics.gauge(LINK_LARGEST).set(links.largest)
+        for kind, hubs in links.hubs.items():
+            self._metrics.gauge(LINK_HUBS, kind).set(hubs)
         self._metrics.gauge(READY, "postgresql").set(1)
         return len(decided)
 

@@ -20,6 +20,7 @@ from ledger.programs import load_programs
 from ledger.roll import roll_up
 from streams.effects import Outgoing
 from streams.endings import Ending, roots_of, tell
+from streams.link_store import flag_holders
 from streams.messages import AlertMessage, alert_message
 from streams.outbox import enqueue
 
@@ -44,6 +45,7 @@ def decide(conn: Connection, ids: IdBlocks, resolutions: Sequence[Resolution], d
         roots = roots_of(conn, [one.hold_id for one in ended])
         events = [roots[one.hold_id] for one in ended]
         conn.execute(_LABEL, {"ids": events, "labels": [int(one.verdict == "void") for one in ended]})
+        flag_holders(conn, [one.hold_id for one in ended if one.verdict == "void"])
         _tell(conn, ended, decisions_topic)
     if noted.taken:
         actors = sorted({resolution.actor for resolution in resolutions})

@@ -10,13 +10,14 @@ from ledger import (  # noqa: F401 -- define their tables on the metadata
     schema_adjust,
     schema_audit,
     schema_delivery,
+    schema_links,
     schema_lots,
     schema_reports,
 )
 from ledger.migrate import migrate
 from ledger.schema import metadata
 
-HEAD = "0007"
+HEAD = "0008"
 
 # Everything of a table that a person could look up: columns, constraints, indexes, storage.
 CATALOGUE = text("""

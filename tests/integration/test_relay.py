@@ -19,6 +19,9 @@ from alerts.metrics import (
     HOLDS_OLDEST,
     HOLDS_OPEN,
     HOLDS_POINTS,
+    LINK_CLUSTERS,
+    LINK_HUBS,
+    LINK_LARGEST,
     LOTS_EXPIRED,
     OUTBOX,
     PUBLISHED,
@@ -200,6 +203,15 @@ def test_housekeeping_shows_what_is_open(desk: Desk) -> None:
     open_ = {kind: (gauge(desk, HOLDS_OPEN, kind), gauge(desk, HOLDS_POINTS, kind)) for kind in ("earn", "redeem")}
     assert open_ == {"earn": (2, 5_000), "redeem": (0, 0)}
     assert (gauge(desk, HOLDS_OLDEST), gauge(desk, OUTBOX), gauge(desk, READY, "postgresql")) == (300, 6, 1)
+
+
+def test_housekeeping_counts_clusters_and_hubs(desk: Desk) -> None:
+    """Two on one phone are a cluster; an address of six is a hub."""
+    desk.send(*(event("login", account=f"m{n}", device="one", ip="192.0.2.1") for n in range(2)))
+    desk.send(*(event("login", account=f"m{n}", ip="192.0.2.1") for n in range(2, 6)))
+    relay_of(desk, Broker()).keep_house()
+    assert (gauge(desk, LINK_CLUSTERS), gauge(desk, LINK_LARGEST)) == (1, 2)
+    assert (gauge(desk, LINK_HUBS, "ip"), gauge(desk, LINK_HUBS, "device")) == (1, 0)
 
 
 def test_housekeeping_decides_what_is_due(desk: Desk) -> None:

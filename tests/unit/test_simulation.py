@@ -8,12 +8,13 @@ import json
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import cli.scenarios
 import cli.simulation
-from cli.scenarios import FRAUDS, HOUR, MINUTE
+from cli.scenarios import DAY, FRAUDS, HOUR, MINUTE, Dice, dormant_farm
 from cli.simulation import EVENTS, REQUESTS, Scene, Simulated, stream
 from detectors.event import Invalid, decode
 
@@ -180,3 +181,21 @@ def test_a_scene_without_a_stream_is_refused(changes: dict[str, float]) -> None:
     """No rate, or nothing but fraud, is no programme."""
     with pytest.raises(ValueError, match=next(iter(changes))):
         scene(**changes)
+
+
+def test_a_dormant_farm_sleeps_and_redeems_from_clean_devices() -> None:
+    """Sign-ups on a few devices over days, a week or more of quiet, then one redemption each from a new device."""
+    for seed in range(20):
+        acts = dormant_farm(Dice(Random(seed), "t"), 0, ())
+        signed_up = {act.account: act for act in acts if act.type == "account.created"}
+        redeemed = [act for act in acts if act.type == "redeem"]
+        bred = Counter(act.fields["device"] for act in signed_up.values())
+        assert 2 <= len(bred) <= 4
+        assert all(5 <= size <= 20 for size in bred.values())
+        assert min(act.at_ms for act in redeemed) - max(act.at_ms for act in signed_up.values()) >= 8 * DAY
+        assert max(act.at_ms for act in redeemed) - min(act.at_ms for act in redeemed) <= 8 * HOUR
+        assert {act.account for act in redeemed} == signed_up.keys()
+        assert len({act.fields["device"] for act in redeemed} - bred.keys()) == len(redeemed)
+        earned = {act.account: int(str(act.fields["points"])) for act in acts if act.type == "earn"}
+        assert all(int(str(act.fields["points"])) <= earned[act.account] for act in redeemed)
+        assert not [act for act in acts if act.type == "earn" and "device" in act.fields]
