@@ -6,8 +6,8 @@ be evaluated is held (or, if it has happened already, marked suspicious).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from detectors.expression import COLUMN
 from detectors.features import WIDTH, Floats, is_outflow, unpack
 from detectors.models import MODELS, contribution
 from detectors.models_snapshot import Snapshot
-from detectors.policy import Policy, PolicyRefused, Problem
+from detectors.policy import Policy, PolicyRefused, Problem, Rule
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
 
 Verdict = Literal["approve", "hold", "reject"]
@@ -26,6 +26,10 @@ Outcome = Literal["approve", "hold", "reject", "noted"]
 _SEVERITY: dict[str, int] = {"approve": 0, "hold": 1, "reject": 2}
 _VERDICTS: tuple[Verdict, ...] = ("approve", "hold", "reject")
 
+EFFECTLESS = frozenset({"shadow", "snoozed"})
+"""Kinds of reasons that only tell what would have been."""
+UNHEARD = frozenset({"shadow", "model"})
+"""Kinds of reasons that do not keep an event from teaching the models."""
 VELOCITY_COLD = "velocity_cold"
 POINTS_OVER_MAX = "points_over_max"
 RULE_ERROR = "rule_error"
@@ -36,12 +40,13 @@ LOG_ODDS_MAX = 700.0
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One cause of a verdict. `contribution` is in log-odds, 0 where the cause sets a floor instead.
 
-    `value` is what was measured (None: unknown), `limit` what it was compared with, `shown` all named values the text
+    Of the kinds, `shadow` (a rule on trial, or one that was paused, fired) and `snoozed` (it fired on an entity that it
+    is silenced for) had no effect, and stand behind all others. `value` is what was measured (None: unknown), `limit` what it was compared with, `shown` all named values the text
     mentions. `about` names the rule that failed, for `rule_error`.
     """
 
     code: str
-    kind: Literal["rule", "model", "policy", "ledger"]
+    kind: Literal["rule", "model", "policy", "list", "ledger", "shadow", "snoozed"]
     contribution: float = 0.0
     value: float | None = None
     limit: float | None = None
@@ -50,7 +55,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict with its reasons, the weightiest first. `shadow` lists rules on trial that would have fired.
+    """A verdict with its reasons, the weightiest first, and behind them what fired without effect.
 
     `suspicious` marks what was posted because it had happened already, and should be looked at.
     """
@@ -61,12 +66,33 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     suspicious: bool
     policy_version: int
     model_version: int | None
-    shadow: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:
-        """The first reason's code, or the empty string."""
-        return self.reasons[0].code if self.reasons else ""
+        """The code of the weightiest reason that had an effect, or the empty string."""
+        return next((reason.code for reason in self.reasons if reason.kind not in EFFECTLESS), "")
+
+    @property
+    def shadow(self) -> tuple[str, ...]:
+        """Rules on trial or paused that fired."""
+        return tuple(reason.code for reason in self.reasons if reason.kind == "shadow")
+
+    @property
+    def snoozed(self) -> tuple[str, ...]:
+        """Rules that fired and were silenced for an entity of the event."""
+        return tuple(reason.code for reason in self.reasons if reason.kind == "snoozed")
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Rules that may not have their effect now: paused ones, for everybody; and by row of the batch, snoozed ones."""
+
+    paused: frozenset[str] = frozenset()
+    snoozed: Mapping[int, frozenset[str]] = field(default_factory=dict)
+
+
+NOTHING_ASIDE = Aside()
+NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -109,6 +135,7 @@ def fields_of(event: Event) -> EventFields:
     return EventFields(
         type=event.type,
         program=event.program,
+        account=event.account,
         points=points,
         outflow=is_outflow(event),
         fulfilled=getattr(event, "fulfilled", False),
@@ -126,8 +153,12 @@ def decide(
     policy: CompiledPolicy,
     models: Snapshot | None,
     cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
+    aside: Aside = NOTHING_ASIDE,
 ) -> list[Decision]:
-    """Decide a batch: `features` is float64[n, WIDTH], a row an event; `cold` says that velocity lacks its history."""
+    """Decide a batch: `features` is float64[n, WIDTH], a row an event; `cold` says that velocity lacks its history.
+
+    `aside` names the rules that are silent now; which of them would have spoken is told in the reasons.
+    """
     if features.shape != (len(fields), WIDTH):
         raise ValueError(f"features of shape {features.shape} for {len(fields)} events of {WIDTH} features")
     shares = _shares(fields, features, models)
@@ -136,9 +167,12 @@ def decide(
     # Most events are common in every model's eyes and fire nothing: only the others cost anything from here on.
     rare = _rare(shares, policy.policy)
     version = models.version if models is not None else None
-    plain = _Sum(policy, version, cold)
+    plain = _Sum(policy, version, cold, aside.paused)
+    snoozed = aside.snoozed
     return [
-        plain.decision(event, what, numbers[row] if what.rules or rare[row] else None)
+        plain.decision(
+            event, what, numbers[row] if what.rules or rare[row] else None, snoozed.get(row, NONE) if snoozed else NONE
+        )
         for row, (event, what) in enumerate(zip(fields, fired, strict=True))
     ]
 
@@ -149,9 +183,20 @@ def redecide(
     policy: CompiledPolicy,
     models: Snapshot | None,
     cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
+    aside: Aside = NOTHING_ASIDE,
 ) -> Decision:
-    """Decide one event again from what is stored with its decision; equal to the original, to the last bit."""
-    return decide([fields], unpack(features)[None, :], policy, models, cold=cold)[0]
+    """Decide one event again from what is stored with its decision; equal to the original, to the last bit.
+
+    `was_cold` and `set_aside` read from the stored reasons what belongs into `cold` and `aside`.
+    """
+    return decide([fields], unpack(features)[None, :], policy, models, cold, aside)[0]
+
+
+def set_aside(reasons: Sequence[Reason]) -> Aside:
+    """Which rules were silent when one decision was made: only those that fired matter, and its reasons tell them."""
+    paused = frozenset(reason.code for reason in reasons if reason.kind == "shadow")
+    snoozed = frozenset(reason.code for reason in reasons if reason.kind == "snoozed")
+    return Aside(paused, {0: snoozed} if snoozed else {})
 
 
 def is_trusted(decision: Decision) -> bool:
@@ -160,7 +205,7 @@ def is_trusted(decision: Decision) -> bool:
     A model's own opinion does not count. Otherwise it would never learn of the rarest events it is shown, find ever
     more of them rare, and end up knowing only itself.
     """
-    spoken = any(reason.kind != "model" for reason in decision.reasons)
+    spoken = any(reason.kind not in UNHEARD for reason in decision.reasons)
     return decision.outcome == "approve" and not decision.suspicious and not spoken
 
 
@@ -192,38 +237,39 @@ class _Sum:
     policy: CompiledPolicy
     model_version: int | None
     cold: bool
+    paused: frozenset[str]
 
-    def decision(self, event: EventFields, fired: Fired, numbers: Floats | None) -> Decision:
+    def decision(
+        self, event: EventFields, fired: Fired, numbers: Floats | None, snoozed: frozenset[str] = NONE
+    ) -> Decision:
         """`numbers` is the event's row of values, None where nothing fired and no model finds it rare."""
         moves = event.type in MOVES
         reasons: list[Reason] = []
-        floor = self._policy_floor(event, fired, reasons) if moves or fired.errors else 0
+        without: list[Reason] = []
+        floor = self._policy_floor(event, reasons) if moves else 0
+        for rule_id in fired.errors:
+            floor = max(floor, self._failed(rule_id, snoozed, reasons, without))
         total = self.policy.policy.base
-        shadow: tuple[str, ...] = ()
         if numbers is not None:
-            floor = max(floor, self._rules(fired, numbers, reasons))
+            floor = max(floor, self._rules(fired, numbers, snoozed, (reasons, without)))
             self._models(numbers, reasons)
             for reason in reasons:
                 total += reason.contribution
-            shadow = self._shadow(fired)
         severity = max(floor, (total >= self.policy.hold) + (total >= self.policy.reject))
         outcome, suspicious = _outcome(event, severity)
+        ranked = sorted(reasons, key=_rank) if len(reasons) > 1 else reasons
         return Decision(
             outcome=outcome,
             score=1.0 / (1.0 + math.exp(-max(-LOG_ODDS_MAX, min(total, LOG_ODDS_MAX)))),
-            reasons=tuple(sorted(reasons, key=_rank)) if len(reasons) > 1 else tuple(reasons),
+            reasons=(*ranked, *without),
             suspicious=suspicious,
             policy_version=self.policy.policy.version,
             model_version=self.model_version,
-            shadow=shadow,
         )
 
-    def _policy_floor(self, event: EventFields, fired: Fired, reasons: list[Reason]) -> int:
+    def _policy_floor(self, event: EventFields, reasons: list[Reason]) -> int:
         """Reasons of the policy itself, and the verdict below which the event can't come (as a severity)."""
         policy, floor = self.policy.policy, 0
-        for rule_id in fired.errors:
-            reasons.append(Reason(code=RULE_ERROR, kind="policy", about=rule_id))
-            floor = 1
         if abs(event.points) > policy.max_points:
             reasons.append(_amount(POINTS_OVER_MAX, event.points, policy.max_points))
             floor = 1
@@ -233,21 +279,44 @@ class _Sum:
                 floor = 1
         return floor
 
-    def _rules(self, fired: Fired, numbers: Floats, reasons: list[Reason]) -> int:
+    def _failed(self, rule_id: str, snoozed: frozenset[str], reasons: list[Reason], without: list[Reason]) -> int:
+        """A live rule could not be evaluated: a hold, unless the rule has no effect here anyway."""
+        if rule_id in snoozed:
+            without.append(Reason(code=rule_id, kind="snoozed"))
+        elif rule_id in self.paused:
+            without.append(Reason(code=rule_id, kind="shadow"))
+        else:
+            reasons.append(Reason(code=RULE_ERROR, kind="policy", about=rule_id))
+            return 1
+        return 0
+
+    def _rules(
+        self, fired: Fired, numbers: Floats, snoozed: frozenset[str], into: tuple[list[Reason], list[Reason]]
+    ) -> int:
+        """The floor that the fired rules set; what they say goes into the first list, without effect into the second."""
+        reasons, without = into
         floor = 0
         for position in fired.rules:
             rule = self.policy.rules.live[position].rule
-            weight = rule.weight or 0.0
-            # On cold velocity nothing is known well enough to speak for an event.
-            if rule.mode != "live" or (self.cold and weight < 0.0):
-                continue
-            floor = max(floor, _SEVERITY[rule.outcome] if rule.outcome else 0)
             shown = {name: _known(numbers[COLUMN[name]]) for name in rule.shows}
             value = shown[rule.shows[0]] if rule.shows else None
-            reasons.append(
-                Reason(code=rule.id, kind="rule", contribution=weight, value=value, limit=rule.limit, shown=shown)
-            )
+            weight = rule.weight or 0.0
+            kind = self._kind(rule, snoozed)
+            if kind != "rule":
+                without.append(Reason(code=rule.id, kind=kind, value=value, limit=rule.limit, shown=shown))
+            # On cold velocity nothing is known well enough to speak for an event.
+            elif not (self.cold and weight < 0.0):
+                floor = max(floor, _SEVERITY[rule.outcome] if rule.outcome else 0)
+                reasons.append(
+                    Reason(code=rule.id, kind="rule", contribution=weight, value=value, limit=rule.limit, shown=shown)
+                )
         return floor
+
+    def _kind(self, rule: Rule, snoozed: frozenset[str]) -> Literal["rule", "shadow", "snoozed"]:
+        """Whether what the rule says counts."""
+        if rule.mode == "shadow" or rule.id in self.paused:
+            return "shadow"
+        return "snoozed" if rule.id in snoozed else "rule"
 
     def _models(self, numbers: Floats, reasons: list[Reason]) -> None:
         for position, name in enumerate(MODELS):
@@ -257,10 +326,6 @@ class _Sum:
                 reasons.append(
                     Reason(code=f"model_{name}", kind="model", contribution=added, value=share, limit=term.above)
                 )
-
-    def _shadow(self, fired: Fired) -> tuple[str, ...]:
-        live = self.policy.rules.live
-        return tuple(live[position].rule.id for position in fired.rules if live[position].rule.mode == "shadow")
 
 
 def _amount(code: str, points: int, limit: int) -> Reason:

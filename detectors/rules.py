@@ -5,8 +5,9 @@ CEL treats an error (`false && unknown` is false, `true || unknown` is true), an
 not fire. Two exceptions come from CEL itself: an unknown equals nothing (`==` is false) and differs from everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cel
 import msgspec
@@ -16,18 +17,22 @@ from numpy.typing import NDArray
 from detectors.expression import COLUMN, NAMES, NUMBERS, Expression, ExpressionRefused, flat, parse
 from detectors.features import Floats
 from detectors.policy import PLACEHOLDER, TYPES, Problem, Rule
+from detectors.rollout import account_hashes, chosen, salt
 
 TYPE_CODE: dict[str, int] = {name: code for code, name in enumerate(TYPES)}
+ALL_ACCOUNTS = 100.0
 
 
 class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a decision needs of an event besides its features; stored with the decision. Nothing here is personal.
+    """What a decision needs of an event besides its features; stored with the decision.
 
-    `points` is signed for an adjust, else positive; `outflow` says that points leave the account.
+    `points` is signed for an adjust, else positive; `outflow` says that points leave the account. The account itself
+    only chooses which rules on partial rollout look at the event.
     """
 
     type: str
     program: str
+    account: str = ""
     points: int = 0
     outflow: bool = False
     fulfilled: bool = False
@@ -40,11 +45,14 @@ class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 @dataclass(frozen=True)
 class LiveRule:
-    """A rule with its compiled expression and, by type code, whether it looks at events of that type."""
+    """A rule with its compiled expression, its types as a mask over type codes, and its scope as sets (None: all)."""
 
     rule: Rule
     expression: Expression
     applies: NDArray[np.bool_]
+    programs: frozenset[str] | None = None
+    stores: frozenset[str] | None = None
+    salt: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,11 @@ class RuleSet:
 
     def evaluate(self, fields: Sequence[EventFields], numbers: Floats) -> list[Fired]:
         """What fired, one element an event; `numbers` is float64[n, len(NUMBERS)]: features, then model shares."""
-        codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
+        scope = _Scope(fields)
         fired: dict[int, list[int]] = {}
         asked: dict[int, list[int]] = {}
         for position, live in enumerate(self.live):
-            mask = live.applies[codes] & live.expression.bound(numbers)
+            mask = live.expression.bound(numbers) & scope.mask(live)
             into = fired if live.expression.exact else asked
             for row in np.flatnonzero(mask).tolist():
                 into.setdefault(row, []).append(position)
@@ -102,6 +110,44 @@ class RuleSet:
                 if live.rule.mode == "live" and not _is_unknown(live.expression, values):
                     failed.append(live.rule.id)
         return yes, tuple(failed)
+
+
+class _Scope:
+    """Which events of a batch the rules look at: each mask is made once, for all rules that share it."""
+
+    def __init__(self, fields: Sequence[EventFields]) -> None:
+        self._fields = fields
+        self._codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
+        self._known: dict[object, NDArray[np.bool_]] = {}
+
+    def mask(self, live: LiveRule) -> NDArray[np.bool_]:
+        """Types, programmes, stores and rollout of one rule."""
+        mask = self._once(live.applies.tobytes(), lambda: live.applies[self._codes])
+        if live.programs is not None:
+            mask = mask & self._named("program", live.programs)
+        if live.stores is not None:
+            mask = mask & self._named("store", live.stores)
+        if live.rule.rollout < ALL_ACCOUNTS:
+            mask = mask & chosen(self._accounts, live.salt, live.rule.rollout)
+        return mask
+
+    def _named(self, field: str, names: frozenset[str]) -> NDArray[np.bool_]:
+        return self._once(
+            (field, names),
+            lambda: np.fromiter(
+                (getattr(event, field) in names for event in self._fields), dtype=np.bool_, count=len(self._fields)
+            ),
+        )
+
+    @cached_property
+    def _accounts(self) -> NDArray[np.uint64]:
+        return account_hashes([(event.program, event.account) for event in self._fields])
+
+    def _once(self, key: object, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        mask = self._known.get(key)
+        if mask is None:
+            mask = self._known[key] = make()
+        return mask
 
 
 def _values(names: set[str], fields: EventFields, numbers: Floats) -> dict[str, object]:
@@ -136,12 +182,22 @@ def compile_rules(rules: Sequence[Rule]) -> tuple[RuleSet, list[Problem]]:
         try:
             expression = parse(rule.expression, rule.limit)
         except ExpressionRefused as refused:
-            problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id))
+            problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id, refused.at))
             continue
         if rule.mode != "off":
-            applies = np.array([name in rule.types for name in TYPES], dtype=np.bool_)
-            live.append(LiveRule(rule, expression, applies))
+            live.append(_live(rule, expression))
     return RuleSet(tuple(live)), problems
+
+
+def _live(rule: Rule, expression: Expression) -> LiveRule:
+    return LiveRule(
+        rule=rule,
+        expression=expression,
+        applies=np.array([name in rule.types for name in TYPES], dtype=np.bool_),
+        programs=frozenset(rule.programs) or None,
+        stores=frozenset(rule.stores) or None,
+        salt=salt(rule.id),
+    )
 
 
 def _check(rule: Rule, path: str, seen: set[str]) -> list[Problem]:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide, was_cold
+from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide, set_aside, was_cold
 from detectors.event import Event
 from detectors.features import FEATURES_VERSION, Floats
 from detectors.models_snapshot import Snapshot
@@ -179,7 +179,8 @@ def decide_again(
     fields: EventFields, features: bytes, reasons: bytes | str, policy: CompiledPolicy, models: Snapshot | None
 ) -> Decision:
     """The decision that `policy` and `models` make of a stored row; with those it was made under, the same again."""
-    return redecide(fields, features, policy, models, cold=was_cold(_decode_reasons(reasons)))
+    said = _decode_reasons(reasons)
+    return redecide(fields, features, policy, models, was_cold(said), set_aside(said))
 
 
 def micros(at: datetime) -> int:

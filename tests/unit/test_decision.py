@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from config.policy import default_policy_text, load_policy
 from detectors.decision import (
+    Aside,
     CompiledPolicy,
     Decision,
     Reason,
@@ -22,6 +23,7 @@ from detectors.decision import (
     fields_of,
     is_trusted,
     redecide,
+    set_aside,
     was_cold,
 )
 from detectors.event_types import Adjust, Earn, Login, Redeem
@@ -177,11 +179,13 @@ def test_a_rule_that_fails_closes(event: EventFields, outcome: str, suspicious: 
     assert decided.reasons[0] == Reason(code="rule_error", kind="policy", about="fails")
 
 
-def test_shadow_rules_only_leave_their_name() -> None:
-    """A rule on trial changes neither score nor reasons."""
+def test_shadow_rules_only_leave_a_note() -> None:
+    """A rule on trial changes neither score nor outcome, and tells what it measured behind the reasons that count."""
     trial = msgspec.structs.replace(adds(9.0), mode="shadow")
     decided = verdict(policy(trial))
-    assert decided == msgspec.structs.replace(verdict(policy()), shadow=("adds",))
+    note = Reason(code="adds", kind="shadow", value=10.0, limit=5.0, shown={"event.points": 10.0})
+    assert decided == msgspec.structs.replace(verdict(policy()), reasons=(note,))
+    assert (decided.shadow, decided.code, is_trusted(decided)) == (("adds",), "", True)
 
 
 def test_without_a_rule() -> None:
@@ -227,12 +231,12 @@ def test_fields_of_events() -> None:
         type="earn", program="p", points=5, has_device=True, store="s-1"
     )
     assert fields_of(Adjust(**common, points=-5, reason="r", fulfilled=True)) == EventFields(
-        type="adjust", program="p", points=-5, outflow=True, fulfilled=True
+        type="adjust", program="p", account="a", points=-5, outflow=True, fulfilled=True
     )
     assert fields_of(Redeem(**common, points=5, ip="1.2.3.4")) == EventFields(
-        type="redeem", program="p", points=5, outflow=True, has_ip=True
+        type="redeem", program="p", account="a", points=5, outflow=True, has_ip=True
     )
-    assert fields_of(Login(**common)) == EventFields(type="login", program="p")
+    assert fields_of(Login(**common)) == EventFields(type="login", program="p", account="a")
 
 
 def test_features_of_another_shape_are_a_mistake() -> None:
@@ -354,3 +358,37 @@ def test_a_stored_decision_recomputes_exactly(
 def test_an_empty_batch() -> None:
     """No events, no decisions."""
     assert decide([], np.zeros((0, WIDTH)), default_policy(), snapshot(), cold=False) == []
+
+
+def test_a_paused_rule_is_on_trial() -> None:
+    """What it measured is told, it changes nothing, and the decision is made again from what it tells."""
+    of = compile_policy(policy(adds(9.0), adds(1.0, "stays")))
+    features = row(event__points=10.0)
+    decided = decide([EARN], features, of, None, False, Aside(paused=frozenset({"adds"})))[0]
+    assert (decided.outcome, decided.shadow, [reason.code for reason in decided.reasons]) == (
+        "approve", ("adds",), ["stays", "adds"],
+    )  # fmt: skip
+    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(decided.reasons)) == decided
+
+
+def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
+    """Of two events that fire the same rule the snoozed one passes, and teaches the models nothing."""
+    of = compile_policy(policy(adds(9.0)))
+    features = np.repeat(row(event__points=10.0), 2, axis=0)
+    silent, held = decide([EARN, EARN], features, of, None, False, Aside(snoozed={0: frozenset({"adds", "other"})}))
+    assert [(one.outcome, one.snoozed) for one in (silent, held)] == [("approve", ("adds",)), ("hold", ())]
+    assert not is_trusted(silent)
+    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(silent.reasons)) == silent
+
+
+@pytest.mark.parametrize(
+    ("aside", "kind"),
+    [(Aside(paused=frozenset({"fails"})), "shadow"), (Aside(snoozed={0: frozenset({"fails"})}), "snoozed")],
+)
+def test_a_silent_rule_that_fails_holds_nobody(aside: Aside, kind: str) -> None:
+    """Its failure is told as its firing would be, so that the decision is made again the same."""
+    failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=5.0, reason=TEXT)
+    of, features = compile_policy(policy(failing)), row(event__points=10.0)
+    decided = decide([EARN], features, of, None, False, aside)[0]
+    assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # of two
+    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(decided.reasons)) == decided
