@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -72,10 +72,10 @@ class Keys:
 
     `device(text)` and `ip(text)` give the 16-byte pseudonym of a device (white space around it is dropped) or address
     (canonical first; a text that is no address raises ValueError). `hash64(program, kind, value)` gives the number of
-    an entity in velocity logs, never 0. All three remember recent answers. Treat an instance as frozen.
+    an entity in velocity logs, never 0. All remember recent answers. Treat an instance as frozen.
     """
 
-    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_payload", "_state", "device", "hash64", "ip", "version")
+    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_network", "_payload", "_state", "device", "hash64", "ip", "network", "version")
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
         """`secret` is at least 32 random bytes; `version` (1 to 255) becomes part of every stored value."""
@@ -88,11 +88,13 @@ class Keys:
         self._ip = _subkey(secret, version, "ip")
         hashed = blake2b(key=_subkey(secret, version, "velocity"), digest_size=8)
         self._state = lru_cache(_PREFIXES_CACHED)(lambda program, kind: _begun(hashed, program, kind))
+        self._network = _subkey(secret, version, "network")
         self._payload = _subkey(secret, version, "payload")
         self._nonce = _subkey(secret, version, "seal-nonce")
         self._cipher = AESGCM(_subkey(secret, version, "seal"))
         self.device: Callable[[str], bytes] = lru_cache(_CACHED)(self._device_of)
         self.ip: Callable[[str], bytes] = lru_cache(_CACHED)(self._ip_of)
+        self.network: Callable[[str, int], bytes | None] = lru_cache(_CACHED)(self._network_of)
         self.hash64: Callable[[str, str, bytes], int] = lru_cache(_CACHED)(self.event_hash64)
 
     def event_hash64(self, program: str, kind: str, value: bytes) -> int:
@@ -139,6 +141,18 @@ class Keys:
         if canonical is None:
             raise ValueError("not an IP address")
         return self._pseudonym(self._ip, canonical.encode())
+
+    def _network_of(self, ip: str, prefix: int) -> bytes | None:
+        """The pseudonym of the network of `prefix` bits that the address lies in; None if the prefix is too long."""
+        canonical = canonical_ip(ip)
+        if canonical is None:
+            raise ValueError("not an IP address")
+        address = ip_address(canonical)
+        if prefix > address.max_prefixlen:
+            return None
+        shift = address.max_prefixlen - prefix
+        bits = (int(address) >> shift) << shift
+        return self._pseudonym(self._network, f"{address.version}|{prefix}|{bits}".encode())
 
     def _pseudonym(self, key: bytes, value: bytes) -> bytes:
         return bytes((self.version,)) + _mac(key, value)[: PSEUDONYM_BYTES - 1]

@@ -42,6 +42,7 @@ _TOKEN = re.compile(
       | (?P<op>&&|\|\||[=!<>]=|[<>!+\-*/%?:,()\[\].])""",
     re.VERBOSE,
 )
+_CEL_SAID = re.compile(r"<input>:\d+:\d+: Syntax error: ([^\n]+)")
 _CEL_PLACE = re.compile(r"<input>:(\d+):(\d+)")
 _COMPARE: dict[str, Any] = {
     "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
@@ -175,7 +176,10 @@ def _compile(source: str) -> cel.Program:
     try:
         return cel.compile(source)
     except ValueError as error:
-        raise ExpressionRefused("syntax_error", " ".join(str(error).split()), _place(source, str(error))) from None
+        message = str(error)
+        said = _CEL_SAID.search(message)
+        detail = " ".join((said.group(1) if said else message).split())
+        raise ExpressionRefused("syntax_error", detail, _place(source, message)) from None
 
 
 def _place(source: str, message: str) -> int | None:

@@ -228,7 +228,7 @@ def test_fields_of_events() -> None:
         "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
     }
     assert fields_of(Earn(**common, points=5, device="d", store="s-1")) == EventFields(
-        type="earn", program="p", points=5, has_device=True, store="s-1"
+        type="earn", program="p", account="a", points=5, has_device=True, store="s-1"
     )
     assert fields_of(Adjust(**common, points=-5, reason="r", fulfilled=True)) == EventFields(
         type="adjust", program="p", account="a", points=-5, outflow=True, fulfilled=True
@@ -375,8 +375,8 @@ def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
     """Of two events that fire the same rule the snoozed one passes, and teaches the models nothing."""
     of = compile_policy(policy(adds(9.0)))
     features = np.repeat(row(event__points=10.0), 2, axis=0)
-    silent, held = decide([EARN, EARN], features, of, None, False, Aside(snoozed={0: frozenset({"adds", "other"})}))
-    assert [(one.outcome, one.snoozed) for one in (silent, held)] == [("approve", ("adds",)), ("hold", ())]
+    silent, heard = decide([EARN, EARN], features, of, None, False, Aside(snoozed={0: frozenset({"adds", "other"})}))
+    assert [(one.outcome, one.snoozed) for one in (silent, heard)] == [("approve", ("adds",)), ("reject", ())]
     assert not is_trusted(silent)
     assert redecide(EARN, pack(features[0]), of, None, False, set_aside(silent.reasons)) == silent
 
