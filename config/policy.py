@@ -75,7 +75,7 @@ def compose(text: str) -> yaml.Node | None:
 
 def _convert(text: str, node: yaml.Node | None) -> Policy:
     try:
-        document = None if node is None else _Loader("").construct_document(node)  # type: ignore[no-untyped-call]  # PyYAML's stub
+        document = None if node is None else _Loader("").construct_document(node)
     except (yaml.YAMLError, RecursionError) as error:
         raise _unreadable(error) from None
     try:

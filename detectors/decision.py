@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from detectors.event_types import MOVES, Event
-from detectors.expression import COLUMN
-from detectors.features import WIDTH, Floats, is_outflow, unpack
-from detectors.models import MODELS, contribution
+from detectors.features import is_outflow, unpack
+from detectors.layout import LISTS, Floats, Layout, by_name
+from detectors.models import INPUT_NAMES, MODELS, contribution
 from detectors.models_snapshot import Snapshot
 from detectors.policy import Policy, PolicyRefused, Problem, Rule
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
@@ -33,6 +33,7 @@ UNHEARD = frozenset({"shadow", "model"})
 VELOCITY_COLD = "velocity_cold"
 POINTS_OVER_MAX = "points_over_max"
 RULE_ERROR = "rule_error"
+LIST_ALLOW, LIST_BLOCK, LIST_FINAL, LIST_WATCH = "list_allow", "list_block", "list_final", "list_watch"
 LOG_ODDS_MAX = 700.0
 """Beyond this the score can't be told from 0 or 1, and exp would overflow."""
 
@@ -104,10 +105,15 @@ class CompiledPolicy:
     hold: float
     reject: float
 
+    @property
+    def layout(self) -> Layout:
+        """The features that its rules and the models read, as the matrices it decides on have them."""
+        return self.rules.layout
+
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
     """Check the whole policy and compile its rules. Raises PolicyRefused with every problem found."""
-    rules, problems = compile_rules(policy.rules)
+    rules, problems = compile_rules(policy.rules, INPUT_NAMES)
     hold, reject = _log_odds(policy.thresholds.hold), _log_odds(policy.thresholds.reject)
     if not policy.base < hold < reject:
         detail = "the base must lie below the hold threshold, and that below the reject threshold"
@@ -155,23 +161,24 @@ def decide(
     cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
     aside: Aside = NOTHING_ASIDE,
 ) -> list[Decision]:
-    """Decide a batch: `features` is float64[n, WIDTH], a row an event; `cold` says that velocity lacks its history.
+    """Decide a batch: `features` has a row an event in the policy's layout; `cold`: velocity lacks its history.
 
     `aside` names the rules that are silent now; which of them would have spoken is told in the reasons.
     """
-    if features.shape != (len(fields), WIDTH):
-        raise ValueError(f"features of shape {features.shape} for {len(fields)} events of {WIDTH} features")
-    shares = _shares(fields, features, models)
+    layout = policy.layout
+    if features.shape != (len(fields), layout.width):
+        raise ValueError(f"features of shape {features.shape} for {len(fields)} events of {layout.width} features")
+    shares = _shares(fields, features, layout, models)
     numbers = np.concatenate((features, shares), axis=1)
     fired = policy.rules.evaluate(fields, numbers)
     # Most events are common in every model's eyes and fire nothing: only the others cost anything from here on.
-    rare = _rare(shares, policy.policy)
+    telling = _telling(features, shares, policy)
     version = models.version if models is not None else None
     plain = _Sum(policy, version, cold, aside.paused)
     snoozed = aside.snoozed
     return [
         plain.decision(
-            event, what, numbers[row] if what.rules or rare[row] else None, snoozed.get(row, NONE) if snoozed else NONE
+            event, what, numbers[row] if what.rules or telling[row] else None, snoozed.get(row, NONE) if snoozed else NONE
         )
         for row, (event, what) in enumerate(zip(fields, fired, strict=True))
     ]
@@ -180,16 +187,19 @@ def decide(
 def redecide(
     fields: EventFields,
     features: bytes,
+    stored: Layout,
     policy: CompiledPolicy,
     models: Snapshot | None,
-    cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
-    aside: Aside = NOTHING_ASIDE,
+    reasons: Sequence[Reason],
 ) -> Decision:
-    """Decide one event again from what is stored with its decision; equal to the original, to the last bit.
+    """Decide one event again from what is stored with its decision, features under the layout `stored`.
 
-    `was_cold` and `set_aside` read from the stored reasons what belongs into `cold` and `aside`.
+    The stored `reasons` tell whether velocity was cold, and which rules were silent. With the policy and models it was
+    made under the decision is equal to the original, to the last bit; a feature that another policy reads and the
+    stored layout lacks is unknown.
     """
-    return decide([fields], unpack(features)[None, :], policy, models, cold, aside)[0]
+    row = unpack([features], stored, policy.layout.names)
+    return decide([fields], row, policy, models, was_cold(reasons), set_aside(reasons))[0]
 
 
 def set_aside(reasons: Sequence[Reason]) -> Aside:
@@ -218,16 +228,21 @@ def _log_odds(chance: float) -> float:
     return math.log(chance / (1.0 - chance))
 
 
-def _shares(fields: Sequence[EventFields], features: Floats, models: Snapshot | None) -> Floats:
+def _shares(fields: Sequence[EventFields], features: Floats, layout: Layout, models: Snapshot | None) -> Floats:
     if models is None:
         return np.full((len(fields), len(MODELS)), np.nan)
-    return models.shares(features, [event.program for event in fields])
+    return models.shares(by_name(features, layout, INPUT_NAMES), [event.program for event in fields])
 
 
-def _rare(shares: Floats, policy: Policy) -> list[bool]:
-    above = [policy.models[name].above if name in policy.models else 1.0 for name in MODELS]
-    rare: list[bool] = np.logical_or.reduce(shares > np.array(above), axis=1).tolist()
-    return rare
+def _telling(features: Floats, shares: Floats, policy: CompiledPolicy) -> list[bool]:
+    """Which events some model finds rare, or stand on a list."""
+    models = policy.policy.models
+    above = [models[name].above if name in models else 1.0 for name in MODELS]
+    first = policy.layout.index[LISTS[0]]
+    rare = np.logical_or.reduce(shares > np.array(above), axis=1)
+    listed = np.logical_or.reduce(features[:, first : first + len(LISTS)] > 0.0, axis=1)
+    telling: list[bool] = (rare | listed).tolist()
+    return telling
 
 
 @dataclass(frozen=True)
@@ -253,6 +268,7 @@ class _Sum:
         if numbers is not None:
             floor = max(floor, self._rules(fired, numbers, snoozed, (reasons, without)))
             self._models(numbers, reasons)
+            floor = max(floor, self._lists(numbers, reasons))
             for reason in reasons:
                 total += reason.contribution
         severity = max(floor, (total >= self.policy.hold) + (total >= self.policy.reject))
@@ -298,7 +314,7 @@ class _Sum:
         floor = 0
         for position in fired.rules:
             rule = self.policy.rules.live[position].rule
-            shown = {name: _known(numbers[COLUMN[name]]) for name in rule.shows}
+            shown = {name: _known(numbers[self.policy.rules.columns[name]]) for name in rule.shows}
             value = shown[rule.shows[0]] if rule.shows else None
             weight = rule.weight or 0.0
             kind = self._kind(rule, snoozed)
@@ -321,11 +337,33 @@ class _Sum:
     def _models(self, numbers: Floats, reasons: list[Reason]) -> None:
         for position, name in enumerate(MODELS):
             term = self.policy.policy.models.get(name)
-            share = float(numbers[WIDTH + position])
+            share = float(numbers[self.policy.layout.width + position])
             if term is not None and (added := contribution(share, term)) > 0.0:
                 reasons.append(
                     Reason(code=f"model_{name}", kind="model", contribution=added, value=share, limit=term.above)
                 )
+
+
+    def _lists(self, numbers: Floats, reasons: list[Reason]) -> int:
+        """The floor that lists set. An allow-list takes back what speaks against the event so far, but no floor.
+
+        A final block is above an allow-list, and that above an ordinary block.
+        """
+        first, terms = self.policy.layout.index[LISTS[0]], self.policy.policy.lists
+        allow, block, final, watch = numbers[first : first + len(LISTS)].tolist()
+        if watch > 0.0:
+            reasons.append(Reason(code=LIST_WATCH, kind="list", contribution=terms.watch, value=watch))
+        if final > 0.0:
+            reasons.append(Reason(code=LIST_FINAL, kind="list", value=final))
+            return _SEVERITY[terms.final]
+        if allow > 0.0:
+            against = sum(reason.contribution for reason in reasons if reason.contribution > 0.0)
+            reasons.append(Reason(code=LIST_ALLOW, kind="list", contribution=0.0 - against, value=allow))
+            return 0
+        if block > 0.0:
+            reasons.append(Reason(code=LIST_BLOCK, kind="list", value=block))
+            return _SEVERITY[terms.block]
+        return 0
 
 
 def _amount(code: str, points: int, limit: int) -> Reason:

@@ -104,14 +104,15 @@ class ListTerms(Value, frozen=True, kw_only=True):
 
 
 class Breaker(Value, frozen=True, kw_only=True):
-    """When a live rule is paused by itself: it fires on more than `times` its expected share of the last events.
+    """When a live rule is paused by itself: it fires on more than `times` the share of events that is expected of it.
 
-    Not before `events` of them were seen, nor below the share `above`; a rule that nothing is known of is expected to
-    fire on `above` / `times`. The last `window` events are looked at.
+    Expected is what its backtest found, else its own long-run share. Below the share `above` nothing is paused; a rule
+    of which nothing is known is paused beyond the share `unknown`. The last `window` events count, at least `events`.
     """
 
     times: Annotated[float, Meta(ge=1.5, le=1_000.0)] = 5.0
-    above: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    above: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
+    unknown: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.25
     events: Annotated[int, Meta(ge=100, le=1_000_000)] = 1_000
     window: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000
 

@@ -1,7 +1,8 @@
-"""What a worker keeps of slowly changing things: programmes, the policy in force, the model, quarantined sources.
+"""What a worker keeps of slowly changing things: programmes, policy, model, lists, silent rules, quarantined sources.
 
 Read again every few seconds and swapped whole, between batches: a batch sees one policy and one model. A policy or
-model that cannot be used is refused loudly, and the old one stays.
+model that cannot be used is refused loudly, and the old one stays. Which policy was loaded and which refused is told to
+the database: what is in force there, and what workers use, are two things.
 """
 
 from __future__ import annotations
@@ -10,26 +11,38 @@ import asyncio
 import math
 import time
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from alerts.metrics import MODEL_SEQ, MODEL_VERSION, Metrics
+from alerts.metrics import MODEL_SEQ, MODEL_VERSION, POLICY_REFUSED, POLICY_VERSION, RULES_PAUSED, Metrics
 from config.policy import load_policy
 from detectors.decision import CompiledPolicy
 from detectors.policy import PolicyRefused
 from ledger.programs import Program, load_programs
+from streams.breaking import expected_shares
 from streams.intake import Circumstances
+from streams.listing import load_entries, load_snoozes
 from streams.model_store import load_latest
 from streams.posting import Judge
 
 LOOK_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 1.0
 NAMES_MAX = 1000
+REPORT_SECONDS = 30.0
+REFUSAL_MOST = 4_000
 
 log = structlog.get_logger()
 
 _ACTIVE = text("SELECT version, document FROM policy WHERE active")
+_CHANGES = text("SELECT version FROM catalog_version")
+_PAUSED = text("SELECT rule FROM rule_pause WHERE version = :version AND resumed_at IS NULL")
+_REPORT = text("""
+INSERT INTO policy_loaded (worker, version, refused, why) VALUES (:worker, :version, :refused, :why)
+ON CONFLICT (worker) DO UPDATE SET version = excluded.version, refused = excluded.refused, why = excluded.why,
+  at = clock_timestamp()""")
 _QUARANTINED = text("SELECT source FROM quarantine")
 
 
@@ -40,15 +53,21 @@ class NoPolicy(RuntimeError):
 class Catalog:
     """The current view; read it at the start of a batch and keep what was read."""
 
-    def __init__(self, engine: Engine, model_key: bytes, metrics: Metrics) -> None:
-        self._engine, self._model_key, self._metrics = engine, model_key, metrics
+    def __init__(self, engine: Engine, model_key: bytes, metrics: Metrics, worker: str = "") -> None:
+        """`worker` is the name under which what was loaded is reported; without one nothing is."""
+        self._engine, self._model_key, self._metrics, self._worker = engine, model_key, metrics, worker
         self._asked: dict[str, float] = {}
+        self._refused: tuple[int, str] | None = None
+        self._reported: tuple[float, tuple[int, int | None]] = (0.0, (0, None))
         with engine.connect() as conn:
             row = conn.execute(_ACTIVE).one_or_none()
             if row is None:
                 raise NoPolicy("no policy is active: run `pointguard migrate`")
             self._active = row.version
-            self.judge = Judge(load_policy(row.document), load_latest(conn, model_key, None))
+            self._changes: int = conn.execute(_CHANGES).scalar_one()
+            judge = Judge(load_policy(row.document), load_latest(conn, model_key, None))
+            self.judge = replace(judge, **self._standing(conn, judge.policy))
+            self.expected = expected_shares(conn, row.version)
             self.programs: dict[str, Program] = {}
             self.circumstances = Circumstances({})
             self._read_programs(conn)
@@ -76,24 +95,62 @@ class Catalog:
         return True
 
     def refresh(self) -> None:
-        """Take over what changed in the database."""
-        with self._engine.connect() as conn:
+        """Take over what changed in the database, and report what is used."""
+        with self._engine.begin() as conn:
             self._read_programs(conn)
+            changed: dict[str, Any] = {}
             policy = self._newer_policy(conn)
+            if policy is not None:
+                changed["policy"] = policy
+                self.expected = expected_shares(conn, self._active)
+            # The number is read before what it counts: a change in between is read again next time.
+            changes = conn.execute(_CHANGES).scalar_one()
+            if policy is not None or changes != self._changes:
+                changed |= self._standing(conn, policy or self.judge.policy)
+                self._changes = changes
             current = self.judge.snapshot.version if self.judge.snapshot else None
             snapshot = load_latest(conn, self._model_key, current)
-            if policy is not None or snapshot is not None:
-                self.judge = Judge(policy or self.judge.policy, snapshot or self.judge.snapshot)
+            if snapshot is not None:
+                changed["snapshot"] = snapshot
+            if changed:
+                self.judge = replace(self.judge, **changed)
                 self._show()
+            self._report(conn)
+
+    def pause(self, rule: str) -> None:
+        """Take a rule's effect away at once, before the next look at the database says so."""
+        self.judge = replace(self.judge, paused=self.judge.paused | {rule})
+        self._show()
+
+    @staticmethod
+    def _standing(conn: Connection, policy: CompiledPolicy) -> dict[str, Any]:
+        """Lists, snoozes, and the rules of the policy that are paused."""
+        version = policy.policy.version
+        return {
+            "entries": load_entries(conn),
+            "snoozes": load_snoozes(conn),
+            "paused": frozenset(conn.execute(_PAUSED, {"version": version}).scalars()),
+        }
+
+    def _report(self, conn: Connection) -> None:
+        """Tell the database what is used, when that changed and every half a minute."""
+        now, said = time.monotonic(), (self.judge.policy.policy.version, self._refused and self._refused[0])
+        if not self._worker or (said == self._reported[1] and now - self._reported[0] < REPORT_SECONDS):
+            return
+        refused, why = self._refused or (None, None)
+        conn.execute(_REPORT, {"worker": self._worker, "version": said[0], "refused": refused, "why": why})
+        self._reported = (now, said)
 
     def _newer_policy(self, conn: Connection) -> CompiledPolicy | None:
         row = conn.execute(_ACTIVE).one_or_none()
         if row is None or row.version == self._active:
             return None
-        self._active = row.version
+        self._active, self._refused = row.version, None
         try:
             policy = load_policy(row.document)
         except PolicyRefused as refused:
+            self._refused = (row.version, str(refused)[:REFUSAL_MOST])
+            self._show()
             log.error(  # noqa: TRY400  # the message says it all, no traceback needed
                 "policy refused, the old one stays", version=row.version, detail=str(refused)
             )
@@ -116,3 +173,7 @@ class Catalog:
         snapshot = self.judge.snapshot
         self._metrics.gauge(MODEL_VERSION, "worker").set(snapshot.version if snapshot else 0)
         self._metrics.gauge(MODEL_SEQ, "worker").set(snapshot.last_seq if snapshot else 0)
+        topic = self._worker.rpartition("/")[2] or "worker"
+        self._metrics.gauge(POLICY_VERSION, topic).set(self.judge.policy.policy.version)
+        self._metrics.gauge(POLICY_REFUSED, topic).set(self._refused[0] if self._refused else 0)
+        self._metrics.gauge(RULES_PAUSED, topic).set(len(self.judge.paused))

@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
+from detectors.decision import Aside, CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
 from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
-from detectors.features import AccountTimes, Floats, account_times, assemble, moments
+from detectors.features import AccountTimes, account_times, assemble, moments
+from detectors.layout import Floats
 from detectors.models_snapshot import Snapshot
+from detectors.register import Entry, Register, Snooze, columns, silenced
 from detectors.rules import EventFields
 from ledger.batch import Facts, lock_batch, post_batch
 from ledger.chain_cover import Cover
@@ -30,6 +32,7 @@ from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
 from streams.decisions import Decided
 from streams.endings import Ending, endings_of
+from streams.listing import entities
 from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
@@ -43,10 +46,13 @@ NOTED = "noted"
 
 @dataclass(frozen=True)
 class Judge:
-    """What decides a batch: one policy and one model snapshot, swapped only between batches."""
+    """What decides a batch: policy, model snapshot, lists, and rules that are silent; swapped only between batches."""
 
     policy: CompiledPolicy
     snapshot: Snapshot | None
+    entries: Register[Entry] = field(default_factory=Register)
+    snoozes: Register[Snooze] = field(default_factory=Register)
+    paused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What is to be decided together: events in order, their velocity float64[n, …] and whether velocity was cold."""
+    """What is decided together: events in order, their velocity in the judge's layout, and whether it is cold."""
 
     events: tuple[Arrival, ...]
     velocity: Floats
@@ -103,16 +109,19 @@ class Poster:
             stored_times(locked.accounts),
         )
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
+        lists, aside = self._standing([events[i] for i in moving], judge)
         features = assemble(
+            judge.policy.layout,
             arrivals.velocity[np.array(moving, dtype=np.intp)],
             moments(
                 [events[i].event for i in moving],
                 [events[i].occurred_ms for i in moving],
                 [before[i] for i in moving],
             ),
+            lists=lists,
         )
         fields = [fields_of(events[i].event) for i in moving]
-        decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
+        decisions = decide(fields, features, judge.policy, judge.snapshot, arrivals.cold, aside)
         self._timed(time.perf_counter() - started)
         expired = {i for i in moving if is_past_deadline(events[i].event, now[events[i].event.program])}
         movements = [
@@ -135,6 +144,16 @@ class Poster:
             self._decided(ids[i], arrival, verdicts.get(i), results.get(ids[i])) for i, arrival in enumerate(events)
         ]
         return Judged(decided, endings_of(posted.plans))
+
+    def _standing(self, moving: Sequence[Arrival], judge: Judge) -> tuple[Floats, Aside]:
+        """What lists say of each event, in the layout's columns, and the rules that are silent for it."""
+        events = [arrival.event for arrival in moving]
+        programs = [event.program for event in events]
+        seen_ms = [arrival.observed_ms for arrival in moving]
+        values = entities(events, self._keys)
+        listed = judge.entries.find(programs, seen_ms, values)
+        snoozed = silenced(judge.snoozes.find(programs, seen_ms, values))
+        return columns(listed, len(events), judge.policy.layout.lists), Aside(judge.paused, snoozed)
 
     def _now(self, conn: Connection, events: Sequence[Arrival], programs: Mapping[str, Program]) -> dict[str, int]:
         latest: dict[str, int] = {}

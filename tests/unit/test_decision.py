@@ -23,12 +23,12 @@ from detectors.decision import (
     fields_of,
     is_trusted,
     redecide,
-    set_aside,
     was_cold,
 )
 from detectors.event_types import Adjust, Earn, Login, Redeem
-from detectors.features import INDEX, WIDTH, Floats, pack
-from detectors.models import MODELS, SHARES, Calibration, contribution
+from detectors.features import pack
+from detectors.layout import Floats, Layout, layout_of
+from detectors.models import INPUT_NAMES, MODELS, SHARES, Calibration, contribution
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import Snapshot
 from detectors.policy import HoldTerm, ModelTerm, Policy, PolicyRefused, Rule, Text, Thresholds
@@ -66,19 +66,20 @@ def floor(outcome: str, expression: str = "event.points > 5.0") -> Rule:
     return Rule(id=outcome, expression=expression, outcome=outcome, reason=TEXT)  # type: ignore[arg-type]  # one of the two
 
 
-def row(**values: float) -> Floats:
+def row(layout: Layout, **values: float) -> Floats:
     """One row of features: ten points, zeros, and the named values (`a__b` for `a.b`)."""
-    matrix = np.zeros((1, WIDTH))
-    matrix[0, INDEX["event.points"]] = 10.0
+    matrix = np.zeros((1, layout.width))
+    matrix[0, layout.index["event.points"]] = 10.0
     for name, value in values.items():
-        matrix[0, INDEX[name.replace("__", ".")]] = value
+        matrix[0, layout.index[name.replace("__", ".")]] = value
     return matrix
 
 
 def verdict(of: Policy, event: EventFields = EARN, *, cold: bool = False) -> Decision:
     """What a policy decides of one event, without models."""
-    features = row(event__points=float(abs(event.points)))
-    return decide([event], features, compile_policy(of), None, cold=cold)[0]
+    compiled = compile_policy(of)
+    features = row(compiled.layout, event__points=float(abs(event.points)))
+    return decide([event], features, compiled, None, cold=cold)[0]
 
 
 @cache
@@ -87,8 +88,8 @@ def snapshot() -> Snapshot:
     learner = Learner(LearnerParams(trees=5, height=4, window_rows=50, cuts=10, grace_rows=100, influence_max=10_000))
     rng = np.random.default_rng(3)
     for seq in range(1, 1_301):
-        features = np.abs(rng.normal(0, 1, WIDTH))
-        learner.learn(LabelRow(seq, 0, "p", f"a{seq}", None, features))
+        inputs = np.abs(rng.normal(0, 1, len(INPUT_NAMES)))
+        learner.learn(LabelRow(seq, 0, "p", f"a{seq}", None, inputs))
     return learner.snapshot(4)
 
 
@@ -242,7 +243,7 @@ def test_fields_of_events() -> None:
 def test_features_of_another_shape_are_a_mistake() -> None:
     """A matrix that does not fit the batch is refused before anything is decided."""
     with pytest.raises(ValueError, match="features of shape"):
-        decide([EARN, EARN], row(), compile_policy(policy()), None, cold=False)
+        decide([EARN, EARN], row(layout_of([])), compile_policy(policy()), None, cold=False)
 
 
 def test_what_models_may_learn_from() -> None:
@@ -280,7 +281,7 @@ def test_models_alone_never_reject_and_say_what_they_added() -> None:
     """The rarest event there can be gets both caps: with the default policy that is below the hold threshold."""
     default = load_policy(default_policy_text())
     everything_is_rare = replace(snapshot(), calibration=Calibration(("",), np.full((1, len(MODELS), SHARES), -1.0)))
-    features = row(account__seconds_since_signup=1e9)
+    features = row(default.layout, account__seconds_since_signup=1e9)
     decided = decide([EARN], features, default, everything_is_rare, cold=False)[0]
     assert decided.outcome == "approve"
     assert decided.model_version == 4
@@ -297,7 +298,7 @@ def test_a_model_in_its_grace_period_is_silent() -> None:
     """A snapshot that is not ready decides like none at all, but is named."""
     default = load_policy(default_policy_text())
     green = replace(snapshot(), ready=False)
-    features = row()
+    features = row(default.layout)
     decided = decide([EARN], features, default, green, cold=False)
     alone = decide([EARN], features, default, None, cold=False)
     assert decided == [msgspec.structs.replace(each, model_version=4) for each in alone]
@@ -305,11 +306,13 @@ def test_a_model_in_its_grace_period_is_silent() -> None:
 
 def test_rules_can_read_models() -> None:
     """`model.loda` is the share of the programme's events that score lower."""
-    reads = policy(Rule(id="reads", expression="model.loda >= 0.0", weight=4.0, reason=TEXT, shows=("model.loda",)))
-    decided = decide([EARN], row(), compile_policy(reads), snapshot(), cold=False)[0]
+    rule = Rule(id="reads", expression="model.loda >= 0.0", weight=4.0, reason=TEXT, shows=("model.loda",))
+    reads = compile_policy(policy(rule))
+    features = row(reads.layout)
+    decided = decide([EARN], features, reads, snapshot(), cold=False)[0]
     assert decided.code == "reads"
     assert decided.reasons[0].value is not None
-    assert decide([EARN], row(), compile_policy(reads), None, cold=False)[0].reasons == ()
+    assert decide([EARN], features, reads, None, cold=False)[0].reasons == ()
 
 
 # --- deciding again -------------------------------------------------------------------------------------------------
@@ -325,7 +328,6 @@ EVENTS = st.builds(
     has_ip=st.booleans(),
     store=st.sampled_from(["", "s-1"]),
 )
-FEATURES = st.lists(st.sampled_from([0.0, 1.0, 2.5, 6.0, 40.0, 1e6, math.nan]), min_size=WIDTH, max_size=WIDTH)
 
 
 @cache
@@ -334,6 +336,10 @@ def default_policy() -> CompiledPolicy:
     loaded = load_policy(default_policy_text()).policy
     asked = adds(0.7, "asked", 'event.store == "s-1" && event.points * 0.1 > velocity.device.count_1h')
     return compile_policy(msgspec.structs.replace(loaded, rules=(*loaded.rules, asked)))
+
+
+WIDTH = default_policy().layout.width
+FEATURES = st.lists(st.sampled_from([0.0, 1.0, 2.5, 6.0, 40.0, 1e6, math.nan]), min_size=WIDTH, max_size=WIDTH)
 
 
 @settings(max_examples=150, deadline=None)
@@ -351,8 +357,23 @@ def test_a_stored_decision_recomputes_exactly(
         reasons = msgspec.convert(msgspec.json.decode(msgspec.json.encode(decided.reasons)), tuple[Reason, ...])
         assert reasons == decided.reasons
         # An event that moves nothing is decided the same on cold and on warm velocity.
-        again = redecide(stored, pack(values), default_policy(), models, cold=was_cold(reasons))
+        default = default_policy()
+        again = redecide(stored, pack(values), default.layout, default, models, reasons)
         assert again == decided
+
+
+def test_a_decision_stored_under_another_layout_is_made_again_by_name() -> None:
+    """A wider row gives a narrower policy what it reads; what a row does not have is unknown, so its rule is silent."""
+    rule = Rule(id="busy", expression="velocity.ip.count_1m >= 2.0", weight=4.0, reason=TEXT)
+    reads, ignores = compile_policy(policy(rule)), compile_policy(policy(adds(1.0)))
+    wide, narrow = row(reads.layout, velocity__ip__count_1m=2.0)[0], row(ignores.layout)[0]
+    again = [
+        redecide(EARN, pack(features), stored, judge, snapshot(), ()).code
+        for features, stored, judge in (
+            (wide, reads.layout, reads), (wide, reads.layout, ignores), (narrow, ignores.layout, reads),
+        )
+    ]  # fmt: skip
+    assert again == ["busy", "adds", ""]
 
 
 def test_an_empty_batch() -> None:
@@ -363,22 +384,22 @@ def test_an_empty_batch() -> None:
 def test_a_paused_rule_is_on_trial() -> None:
     """What it measured is told, it changes nothing, and the decision is made again from what it tells."""
     of = compile_policy(policy(adds(9.0), adds(1.0, "stays")))
-    features = row(event__points=10.0)
+    features = row(of.layout, event__points=10.0)
     decided = decide([EARN], features, of, None, False, Aside(paused=frozenset({"adds"})))[0]
     assert (decided.outcome, decided.shadow, [reason.code for reason in decided.reasons]) == (
         "approve", ("adds",), ["stays", "adds"],
     )  # fmt: skip
-    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(decided.reasons)) == decided
+    assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
 
 
 def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
     """Of two events that fire the same rule the snoozed one passes, and teaches the models nothing."""
     of = compile_policy(policy(adds(9.0)))
-    features = np.repeat(row(event__points=10.0), 2, axis=0)
+    features = np.repeat(row(of.layout, event__points=10.0), 2, axis=0)
     silent, heard = decide([EARN, EARN], features, of, None, False, Aside(snoozed={0: frozenset({"adds", "other"})}))
     assert [(one.outcome, one.snoozed) for one in (silent, heard)] == [("approve", ("adds",)), ("reject", ())]
     assert not is_trusted(silent)
-    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(silent.reasons)) == silent
+    assert redecide(EARN, pack(features[0]), of.layout, of, None, silent.reasons) == silent
 
 
 @pytest.mark.parametrize(
@@ -388,7 +409,59 @@ def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
 def test_a_silent_rule_that_fails_holds_nobody(aside: Aside, kind: str) -> None:
     """Its failure is told as its firing would be, so that the decision is made again the same."""
     failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=5.0, reason=TEXT)
-    of, features = compile_policy(policy(failing)), row(event__points=10.0)
+    of = compile_policy(policy(failing))
+    features = row(of.layout, event__points=10.0)
     decided = decide([EARN], features, of, None, False, aside)[0]
     assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # of two
-    assert redecide(EARN, pack(features[0]), of, None, False, set_aside(decided.reasons)) == decided
+    assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
+
+
+def listed(of: Policy, event: EventFields = EARN, **lists: float) -> Decision:
+    """What a policy decides of an event that stands on lists."""
+    compiled = compile_policy(of)
+    features = row(compiled.layout, event__points=float(abs(event.points)), **lists)
+    decided = decide([event], features, compiled, None, cold=False)[0]
+    assert redecide(event, pack(features[0]), compiled.layout, compiled, None, decided.reasons) == decided
+    return decided
+
+
+@pytest.mark.parametrize(
+    ("lists", "outcome", "codes"),
+    [
+        ({}, "hold", ["adds"]),
+        ({"lists__allow": 7.0}, "approve", ["adds", "list_allow"]),
+        ({"lists__block": 8.0}, "reject", ["list_block", "adds"]),
+        ({"lists__block": 8.0, "lists__allow": 7.0}, "approve", ["adds", "list_allow"]),
+        ({"lists__final": 9.0, "lists__allow": 7.0}, "reject", ["list_final", "adds"]),
+        ({"lists__watch": 6.0}, "hold", ["adds", "list_watch"]),
+        ({"lists__watch": 6.0, "lists__allow": 7.0}, "approve", ["adds", "list_watch", "list_allow"]),
+    ],
+)
+def test_the_tiers_of_lists(lists: dict[str, float], outcome: str, codes: list[str]) -> None:
+    """A final block stands above an allow-list, that above a block and above what rules add; watching adds."""
+    decided = listed(policy(adds(3.5)), EARN, **lists)
+    assert (decided.outcome, [reason.code for reason in decided.reasons]) == (outcome, codes)
+    assert {reason.value for reason in decided.reasons if reason.kind == "list"} <= set(lists.values())
+
+
+def test_a_list_never_lifts_a_hard_floor() -> None:
+    """A rule with an outcome, too many points and a rule that fails hold whoever is on an allow-list."""
+    floor = Rule(id="floor", expression="event.points > 5.0", outcome="hold", reason=TEXT)
+    failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=1.0, reason=TEXT)
+    much = msgspec.structs.replace(EARN, points=5_000)
+    for of, event in ((policy(floor), EARN), (policy(failing), EARN), (policy(), much)):
+        assert listed(of, event, lists__allow=7.0).outcome == "hold"
+
+
+def test_an_allow_list_leaves_what_speaks_for_the_event() -> None:
+    """The score of an allowed event is that of the base and of negative weights alone."""
+    for_it = adds(-1.0, "speaks_for")
+    allowed = listed(policy(adds(6.0), for_it, adds(0.25, "small")), lists__allow=1.0)
+    assert allowed.score == pytest.approx(verdict(policy(for_it)).score, rel=1e-12)
+    assert not is_trusted(allowed)
+
+
+def test_a_blocked_fact_is_suspicious() -> None:
+    """What has happened already is posted and marked, as with any floor."""
+    decided = listed(policy(), FACT, lists__final=1.0)
+    assert (decided.outcome, decided.suspicious) == ("approve", True)
