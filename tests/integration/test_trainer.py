@@ -251,8 +251,8 @@ def test_rows_of_every_layout_teach_the_same(engine: Engine) -> None:
             row = np.abs(np.random.default_rng(number).normal(0, 1, LAYOUT.width))
             inputs = by_name(row[None, :], LAYOUT, INPUT_NAMES)[0]
             direct.learn(LabelRow(number, 0, "live", f"a{number}", None, inputs))
-            changes: dict[str, Any] = {"features": pack(np.append(7.0, row[::-1])), "version": wide.version} if number % 2 else {}
-            expect(conn, number, START + timedelta(seconds=number), **changes)
+            turned: dict[str, Any] = {"features": pack(np.append(7.0, row[::-1])), "version": wide.version}
+            expect(conn, number, START + timedelta(seconds=number), **(turned if number % 2 else {}))
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
     assert (direct.learned, trainer._learner.digest()) == (60, direct.digest())
