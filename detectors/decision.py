@@ -42,8 +42,9 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One cause of a verdict. `contribution` is in log-odds, 0 where the cause sets a floor instead.
 
     Of the kinds, `shadow` (a rule on trial, or one that was paused, fired) and `snoozed` (it fired on an entity that it
-    is silenced for) had no effect, and stand behind all others. `value` is what was measured (None: unknown), `limit` what it was compared with, `shown` all named values the text
-    mentions. `about` names the rule that failed, for `rule_error`.
+    is silenced for) had no effect, and stand behind all others. `value` is what was measured (None: unknown), `limit`
+    what it was compared with, `shown` all named values the text mentions. `about` names the rule that failed, for
+    `rule_error`.
     """
 
     code: str
@@ -178,7 +179,10 @@ def decide(
     snoozed = aside.snoozed
     return [
         plain.decision(
-            event, what, numbers[row] if what.rules or telling[row] else None, snoozed.get(row, NONE) if snoozed else NONE
+            event,
+            what,
+            numbers[row] if what.rules or telling[row] else None,
+            snoozed.get(row, NONE) if snoozed else NONE,
         )
         for row, (event, what) in enumerate(zip(fields, fired, strict=True))
     ]
@@ -309,7 +313,7 @@ class _Sum:
     def _rules(
         self, fired: Fired, numbers: Floats, snoozed: frozenset[str], into: tuple[list[Reason], list[Reason]]
     ) -> int:
-        """The floor that the fired rules set; what they say goes into the first list, without effect into the second."""
+        """The floor that fired rules set; what they say goes into the first list, without effect into the second."""
         reasons, without = into
         floor = 0
         for position in fired.rules:
@@ -342,7 +346,6 @@ class _Sum:
                 reasons.append(
                     Reason(code=f"model_{name}", kind="model", contribution=added, value=share, limit=term.above)
                 )
-
 
     def _lists(self, numbers: Floats, reasons: list[Reason]) -> int:
         """The floor that lists set. An allow-list takes back what speaks against the event so far, but no floor.

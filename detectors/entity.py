@@ -75,7 +75,10 @@ class Keys:
     an entity in velocity logs, never 0. All remember recent answers. Treat an instance as frozen.
     """
 
-    __slots__ = ("_cipher", "_device", "_ip", "_nonce", "_network", "_payload", "_state", "device", "hash64", "ip", "network", "version")
+    __slots__ = (
+        "_cipher", "_device", "_ip", "_network", "_nonce", "_payload", "_state", "device", "hash64", "ip", "network",
+        "version",
+    )  # fmt: skip
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
         """`secret` is at least 32 random bytes; `version` (1 to 255) becomes part of every stored value."""

@@ -36,7 +36,7 @@ def chosen(hashes: Hashes, rule_salt: int, percent: float) -> Mask:
 
 
 def mixed(values: Hashes) -> Hashes:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every bit of the input reaches every bit of the answer."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): each bit of the input reaches each of the answer."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -59,7 +59,8 @@ UPDATE list_entry SET removed_at = clock_timestamp(), removed_by = :actor, remov
 _ENTRIES = text("""
 SELECT e.*, l.tier FROM list_entry e JOIN list l ON l.name = e.list
  WHERE (CAST(:list AS text) IS NULL OR e.list = :list) AND (:ended OR e.removed_at IS NULL)
-   AND (CAST(:kind AS text) IS NULL OR (e.kind, e.prefix, e.value) = (:kind, CAST(:prefix AS smallint), CAST(:value AS bytea)))
+   AND (CAST(:kind AS text) IS NULL
+        OR (e.kind, e.prefix, e.value) = (:kind, CAST(:prefix AS smallint), CAST(:value AS bytea)))
    AND (CAST(:number AS bigint) IS NULL OR e.entry_id = :number)
  ORDER BY e.entry_id DESC LIMIT :limit""")
 _SNOOZE = text("""
@@ -331,4 +332,3 @@ def _network_of(ip: str | None, version: int, prefix: int, keys: Keys) -> bytes 
     if canonical is None or (":" in canonical) != (version == 6):  # noqa: PLR2004  # the version of an address
         return None
     return keys.network(canonical, prefix)
-

@@ -1,6 +1,6 @@
 """The life of a policy in PostgreSQL: draft, validate, backtest, approve by another person, activate, roll back.
 
-A version never changes once it is drafted; what happened to it is a list of steps, each with who, when and why, and each
+A version never changes once it is drafted; what happened to it is a list of steps, each with who, when and why, each
 told to the audit chain. The database itself refuses an approval by the author, and a version in force without one.
 """
 
@@ -124,7 +124,7 @@ def latest_backtest(conn: Connection, version: int) -> Row[Any] | None:
 
 
 def approve(conn: Connection, version: int, actor: str, reason: str) -> None:
-    """Let a version go into force. Raises PolicyStepError unless it was validated, backtested, and `actor` is another."""
+    """Let a version go into force. Raises PolicyStepError unless validated, backtested, and `actor` is another."""
     _said(actor, reason)
     conn.execute(_LOCK)
     row = _found(conn, version)
@@ -257,4 +257,3 @@ def _said(actor: str, reason: str) -> None:
 def _step(conn: Connection, version: int, step: str, actor: str, reason: str) -> None:
     conn.execute(_STEP, {"version": version, "step": step, "actor": actor, "reason": reason})
     record(conn, Act("policy", actor, f"policy.{step}", {"version": version, "reason": reason}))
-

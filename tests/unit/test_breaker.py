@@ -77,7 +77,7 @@ def test_wilson_by_hand() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), max_size=80), st.integers(10, 200))
 def test_the_window_holds_the_last_events(batches: list[tuple[int, int]], size: int) -> None:
-    """It counts exactly some latest batches: at least `size` events if there were so many, not many more, hits alike."""
+    """It counts exactly some latest batches: at least `size` events if there were so many, hits alike."""
     window = Window(size)
     for events, hits in batches:
         window.add(events, ["r"] * min(hits, events))

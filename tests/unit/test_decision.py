@@ -385,7 +385,7 @@ def test_a_paused_rule_is_on_trial() -> None:
     """What it measured is told, it changes nothing, and the decision is made again from what it tells."""
     of = compile_policy(policy(adds(9.0), adds(1.0, "stays")))
     features = row(of.layout, event__points=10.0)
-    decided = decide([EARN], features, of, None, False, Aside(paused=frozenset({"adds"})))[0]
+    decided = decide([EARN], features, of, None, cold=False, aside=Aside(paused=frozenset({"adds"})))[0]
     assert (decided.outcome, decided.shadow, [reason.code for reason in decided.reasons]) == (
         "approve", ("adds",), ["stays", "adds"],
     )  # fmt: skip
@@ -396,7 +396,9 @@ def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
     """Of two events that fire the same rule the snoozed one passes, and teaches the models nothing."""
     of = compile_policy(policy(adds(9.0)))
     features = np.repeat(row(of.layout, event__points=10.0), 2, axis=0)
-    silent, heard = decide([EARN, EARN], features, of, None, False, Aside(snoozed={0: frozenset({"adds", "other"})}))
+    silent, heard = decide(
+        [EARN, EARN], features, of, None, cold=False, aside=Aside(snoozed={0: frozenset({"adds", "other"})})
+    )
     assert [(one.outcome, one.snoozed) for one in (silent, heard)] == [("approve", ("adds",)), ("reject", ())]
     assert not is_trusted(silent)
     assert redecide(EARN, pack(features[0]), of.layout, of, None, silent.reasons) == silent
@@ -411,8 +413,8 @@ def test_a_silent_rule_that_fails_holds_nobody(aside: Aside, kind: str) -> None:
     failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=5.0, reason=TEXT)
     of = compile_policy(policy(failing))
     features = row(of.layout, event__points=10.0)
-    decided = decide([EARN], features, of, None, False, aside)[0]
-    assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # of two
+    decided = decide([EARN], features, of, None, cold=False, aside=aside)[0]
+    assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # one of two
     assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
 
 

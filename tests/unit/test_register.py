@@ -65,9 +65,7 @@ def test_a_register_finds_what_a_scan_finds(
         (place, Entry(number, "block", "block", until)) for number, (place, until) in enumerate(items)
     )
     programs, times = [place[1] for place, _ in events], [time for _, time in events]
-    got = register.find(
-        programs, times, lambda kind: [place[2] if place[0] == kind else None for place, _ in events]
-    )
+    got = register.find(programs, times, lambda kind: [place[2] if place[0] == kind else None for place, _ in events])
     scanned = {
         (row, number)
         for row, ((kind, program, value), time) in enumerate(events)
