@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -14,18 +15,20 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, text
 
-from cli.context import DataDir, database, out, say, settings_of
+from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import CommandError
 from cli.options import maker_or_user, taking
 from config.policy import load_policy
 from config.settings import Settings
-from detectors.backtest import Report
+from detectors.backtest import Report, Side
 from detectors.decision import CompiledPolicy
+from detectors.entity import Keys
 from detectors.models_snapshot import Snapshot
 from detectors.policy import PolicyRefused
 from streams import model_store, policies
 from streams.backtest import Asked, Snapshots
 from streams.backtest import backtest as replayed
+from streams.backtest_velocity import missing, recompute
 from streams.keys import model_key
 from streams.policies import Period, PolicyStepError
 
@@ -87,7 +90,12 @@ def backtest(options: Options) -> None:
 
 def _replay(engine: Engine, settings: Settings, asked: Asked) -> Report:
     with engine.connect() as conn, engine.connect() as other:
-        return replayed(conn, asked, snapshots_of(other, settings))
+        names = missing(other, asked)
+        recomputed = None
+        if names:
+            err.print(f"counting {len(names)} velocity names again from history: they were not stored")
+            recomputed = recompute(other, Keys(settings.secret()), asked.period, names)
+        return replayed(conn, asked, snapshots_of(other, settings), recomputed)
 
 
 def snapshots_of(conn: Connection, settings: Settings) -> Snapshots:
@@ -194,7 +202,7 @@ def _show_sides(report: Report) -> None:
     out.print(table)
 
 
-_MEASURES = (
+_MEASURES: tuple[tuple[str, Callable[[Side], str]], ...] = (
     ("events held", lambda side: f"{side.verdicts['hold']:,}"),
     ("events rejected", lambda side: f"{side.verdicts['reject']:,}"),
     ("points held", lambda side: f"{side.held_points:,}"),

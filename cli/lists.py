@@ -180,7 +180,7 @@ class Import:
 @app.command("import")
 @taking(Import)
 def import_(options: Import) -> None:
-    """Put all rows of a CSV file (columns `kind` and `value`) on a list, all or none; importing it again adds nothing."""
+    """Put all rows of a CSV file (columns `kind` and `value`) on a list, all or none; again, it adds nothing."""
     why = Why(maker_or_user(options.actor), options.reason)
     with listing_in(options.data_dir) as (conn, keys):
         targets = list(_targets(options.file, keys))

@@ -70,9 +70,8 @@ def list_(
         elif active is not None and worker.version != active:
             say(f"[yellow]{escape(worker.worker)} still uses version {worker.version}[/]")
     for pause in paused:
-        say(
-            f"[yellow]rule {escape(pause.rule)} of version {pause.version} is paused since {moment(pause.since)}[/]: {pause.why}"
-        )
+        said = f"rule {pause.rule} of version {pause.version} is paused since {moment(pause.since)}"
+        say(f"[yellow]{escape(said)}[/]: {escape(pause.why)}")
 
 
 def _state(row: Row[tuple[object, ...]]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -214,6 +214,7 @@ def _aside(rows: Sequence[Row]) -> Aside:
     return Aside(snoozed=snoozed)
 
 
+_SAID: Final[dict[int | None, Literal["fraud", "honest"] | None]] = {None: None, 0: "honest", 1: "fraud"}
 _LABEL: Final = {None: UNKNOWN, 0: HONEST, 1: FRAUD}
 
 
@@ -242,7 +243,7 @@ def _example(run: _Run, row: Row, decision: Decision, shift: tuple[int, int], fe
         points=row.points,
         was=VERDICTS[shift[0]],
         becomes=VERDICTS[shift[1]],
-        label=None if row.label is None else ("honest", "fraud")[row.label],  # type: ignore[arg-type]  # 0 or 1, the column's check
+        label=_SAID[row.label],
         en=describe(decision, draft.policy, "en", values),
         zh=describe(decision, draft.policy, "zh", values),
     )

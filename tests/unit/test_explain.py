@@ -70,7 +70,7 @@ def test_every_default_rule_has_both_languages(lang: Language) -> None:
 def test_a_decision_in_words() -> None:
     """Verdict and versions first, then each reason with what it added, then what had no effect, in both languages."""
     policy = parse_policy(default_policy_text())
-    rapid = {"velocity.account.count_1h": 14.0, "velocity.account.count_1m": 2.0}
+    rapid: dict[str, float | None] = {"velocity.account.count_1h": 14.0, "velocity.account.count_1m": 2.0}
     decision = Decision(
         outcome="hold",
         score=0.5498,
