@@ -6,13 +6,14 @@ be evaluated is held (or, if it has happened already, marked suspicious).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from detectors.aside import EFFECTLESS, NONE, NOTHING_ASIDE, Aside, set_aside
 from detectors.event_types import MOVES, Event
 from detectors.features import is_outflow, unpack
 from detectors.layout import LISTS, Floats, Layout, by_name
@@ -26,8 +27,6 @@ Outcome = Literal["approve", "hold", "reject", "noted"]
 _SEVERITY: dict[str, int] = {"approve": 0, "hold": 1, "reject": 2}
 _VERDICTS: tuple[Verdict, ...] = ("approve", "hold", "reject")
 
-EFFECTLESS = frozenset({"shadow", "snoozed"})
-"""Kinds of reasons that only tell what would have been."""
 UNHEARD = frozenset({"shadow", "model"})
 """Kinds of reasons that do not keep an event from teaching the models."""
 VELOCITY_COLD = "velocity_cold"
@@ -83,18 +82,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     def snoozed(self) -> tuple[str, ...]:
         """Rules that fired and were silenced for an entity of the event."""
         return tuple(reason.code for reason in self.reasons if reason.kind == "snoozed")
-
-
-@dataclass(frozen=True)
-class Aside:
-    """Rules that may not have their effect now: paused ones, for everybody; and by row of the batch, snoozed ones."""
-
-    paused: frozenset[str] = frozenset()
-    snoozed: Mapping[int, frozenset[str]] = field(default_factory=dict)
-
-
-NOTHING_ASIDE = Aside()
-NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -204,13 +191,6 @@ def redecide(
     """
     row = unpack([features], stored, policy.layout.names)
     return decide([fields], row, policy, models, was_cold(reasons), set_aside(reasons))[0]
-
-
-def set_aside(reasons: Sequence[Reason]) -> Aside:
-    """Which rules were silent when one decision was made: only those that fired matter, and its reasons tell them."""
-    paused = frozenset(reason.code for reason in reasons if reason.kind == "shadow")
-    snoozed = frozenset(reason.code for reason in reasons if reason.kind == "snoozed")
-    return Aside(paused, {0: snoozed} if snoozed else {})
 
 
 def is_trusted(decision: Decision) -> bool:

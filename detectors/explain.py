@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from detectors.aside import EFFECTLESS
 from detectors.decision import (
-    EFFECTLESS,
     LIST_ALLOW,
     LIST_BLOCK,
     LIST_FINAL,
@@ -112,7 +112,9 @@ def describe(
     comparison with the account's own norm, where they allow one.
     """
     lines = [_head(decision, policy, lang)]
-    lines += [f"  {_added(reason, lang):>8}  {explain(reason, policy, lang)}" for reason in decision.reasons]
+    lines += [
+        f"  {_added(reason, lang):>8}  {reason.code}: {explain(reason, policy, lang)}" for reason in decision.reasons
+    ]
     norm = own_norm(features or {})
     if norm is not None:
         points, usual = norm

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection, text
 
+from detectors.aside import Aside
 from detectors.backtest import FRAUD, HONEST, UNKNOWN, VERDICTS, Codes, Example, Frame, Report, Tally, codes, report_of
-from detectors.decision import VELOCITY_COLD, Aside, CompiledPolicy, Decision, Reason, decide
+from detectors.decision import VELOCITY_COLD, CompiledPolicy, Decision, Reason, decide
 from detectors.explain import describe
 from detectors.features import unpack
 from detectors.layout import Floats, Layout

@@ -20,8 +20,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from alerts.metrics import RULE_HITS, Metrics
+from detectors.aside import EFFECTLESS
 from detectors.breaker import Trip, Window, tripped
-from detectors.decision import EFFECTLESS, Reason
+from detectors.decision import Reason
 from detectors.event import points_of
 from ledger.arrays import bigints, run, texts
 from streams import outbox

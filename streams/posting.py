@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.decision import Aside, CompiledPolicy, Decision, Reason, decide, fields_of
+from detectors.aside import Aside
+from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
 from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
 from detectors.features import AccountTimes, account_times, assemble, moments

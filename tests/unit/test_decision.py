@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from config.policy import default_policy_text, load_policy
 from detectors.decision import (
-    Aside,
     CompiledPolicy,
     Decision,
     Reason,
@@ -379,91 +378,3 @@ def test_a_decision_stored_under_another_layout_is_made_again_by_name() -> None:
 def test_an_empty_batch() -> None:
     """No events, no decisions."""
     assert decide([], np.zeros((0, WIDTH)), default_policy(), snapshot(), cold=False) == []
-
-
-def test_a_paused_rule_is_on_trial() -> None:
-    """What it measured is told, it changes nothing, and the decision is made again from what it tells."""
-    of = compile_policy(policy(adds(9.0), adds(1.0, "stays")))
-    features = row(of.layout, event__points=10.0)
-    decided = decide([EARN], features, of, None, cold=False, aside=Aside(paused=frozenset({"adds"})))[0]
-    assert (decided.outcome, decided.shadow, [reason.code for reason in decided.reasons]) == (
-        "approve", ("adds",), ["stays", "adds"],
-    )  # fmt: skip
-    assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
-
-
-def test_a_snoozed_rule_is_silent_for_its_rows_only() -> None:
-    """Of two events that fire the same rule the snoozed one passes, and teaches the models nothing."""
-    of = compile_policy(policy(adds(9.0)))
-    features = np.repeat(row(of.layout, event__points=10.0), 2, axis=0)
-    silent, heard = decide(
-        [EARN, EARN], features, of, None, cold=False, aside=Aside(snoozed={0: frozenset({"adds", "other"})})
-    )
-    assert [(one.outcome, one.snoozed) for one in (silent, heard)] == [("approve", ("adds",)), ("reject", ())]
-    assert not is_trusted(silent)
-    assert redecide(EARN, pack(features[0]), of.layout, of, None, silent.reasons) == silent
-
-
-@pytest.mark.parametrize(
-    ("aside", "kind"),
-    [(Aside(paused=frozenset({"fails"})), "shadow"), (Aside(snoozed={0: frozenset({"fails"})}), "snoozed")],
-)
-def test_a_silent_rule_that_fails_holds_nobody(aside: Aside, kind: str) -> None:
-    """Its failure is told as its firing would be, so that the decision is made again the same."""
-    failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=5.0, reason=TEXT)
-    of = compile_policy(policy(failing))
-    features = row(of.layout, event__points=10.0)
-    decided = decide([EARN], features, of, None, cold=False, aside=aside)[0]
-    assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # one of two
-    assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
-
-
-def listed(of: Policy, event: EventFields = EARN, **lists: float) -> Decision:
-    """What a policy decides of an event that stands on lists."""
-    compiled = compile_policy(of)
-    features = row(compiled.layout, event__points=float(abs(event.points)), **lists)
-    decided = decide([event], features, compiled, None, cold=False)[0]
-    assert redecide(event, pack(features[0]), compiled.layout, compiled, None, decided.reasons) == decided
-    return decided
-
-
-@pytest.mark.parametrize(
-    ("lists", "outcome", "codes"),
-    [
-        ({}, "hold", ["adds"]),
-        ({"lists__allow": 7.0}, "approve", ["adds", "list_allow"]),
-        ({"lists__block": 8.0}, "reject", ["list_block", "adds"]),
-        ({"lists__block": 8.0, "lists__allow": 7.0}, "approve", ["adds", "list_allow"]),
-        ({"lists__final": 9.0, "lists__allow": 7.0}, "reject", ["list_final", "adds"]),
-        ({"lists__watch": 6.0}, "hold", ["adds", "list_watch"]),
-        ({"lists__watch": 6.0, "lists__allow": 7.0}, "approve", ["adds", "list_watch", "list_allow"]),
-    ],
-)
-def test_the_tiers_of_lists(lists: dict[str, float], outcome: str, codes: list[str]) -> None:
-    """A final block stands above an allow-list, that above a block and above what rules add; watching adds."""
-    decided = listed(policy(adds(3.5)), EARN, **lists)
-    assert (decided.outcome, [reason.code for reason in decided.reasons]) == (outcome, codes)
-    assert {reason.value for reason in decided.reasons if reason.kind == "list"} <= set(lists.values())
-
-
-def test_a_list_never_lifts_a_hard_floor() -> None:
-    """A rule with an outcome, too many points and a rule that fails hold whoever is on an allow-list."""
-    floor = Rule(id="floor", expression="event.points > 5.0", outcome="hold", reason=TEXT)
-    failing = Rule(id="fails", expression="10 / (int(event.points) - 10) > 0", weight=1.0, reason=TEXT)
-    much = msgspec.structs.replace(EARN, points=5_000)
-    for of, event in ((policy(floor), EARN), (policy(failing), EARN), (policy(), much)):
-        assert listed(of, event, lists__allow=7.0).outcome == "hold"
-
-
-def test_an_allow_list_leaves_what_speaks_for_the_event() -> None:
-    """The score of an allowed event is that of the base and of negative weights alone."""
-    for_it = adds(-1.0, "speaks_for")
-    allowed = listed(policy(adds(6.0), for_it, adds(0.25, "small")), lists__allow=1.0)
-    assert allowed.score == pytest.approx(verdict(policy(for_it)).score, rel=1e-12)
-    assert not is_trusted(allowed)
-
-
-def test_a_blocked_fact_is_suspicious() -> None:
-    """What has happened already is posted and marked, as with any floor."""
-    decided = listed(policy(), FACT, lists__final=1.0)
-    assert (decided.outcome, decided.suspicious) == ("approve", True)

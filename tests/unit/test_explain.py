@@ -87,13 +87,13 @@ def test_a_decision_in_words() -> None:
     known = {"event.points": 300.0, "velocity.account.sum_24h": 20.0, "velocity.account.sum_7d": 620.0}
     assert describe(decision, policy, "en", known) == (
         "Held: score 0.5498 (held from 0.5, rejected from 0.999), policy 3, model none.",
-        "     floor  2,000,000 points in one event (limit 1,000,000).",
+        "     floor  points_over_max: 2,000,000 points in one event (limit 1,000,000).",
         (
-            "     +3.20  14 earlier events of this account within 1 h (suspicious from 12 on), "
+            "     +3.20  rapid_repeat: 14 earlier events of this account within 1 h (suspicious from 12 on), "
             "2 of them within 1 min (from 5 on)."
         ),
-        "     -3.20  On an allow-list (entry 7): what speaks against it is taken back, hard limits stay.",
-        "  on trial  Points moved 5 s after sign-up (scripts act within 60 s).",
+        "     -3.20  list_allow: On an allow-list (entry 7): what speaks against it is taken back, hard limits stay.",
+        "  on trial  same_minute_signup: Points moved 5 s after sign-up (scripts act within 60 s).",
         "3.2 × its usual day: 320 points within 24 h, this event included; usually 100 a day.",
     )
     said = describe(decision, policy, "zh", known)
