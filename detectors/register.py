@@ -16,7 +16,10 @@ from detectors.layout import Floats
 Tier = Literal["allow", "block", "final", "watch", "plain"]
 TIERS: Final[tuple[Tier, ...]] = ("allow", "block", "final", "watch")
 """Tiers that decisions know of; a `plain` list is only for rules that name it."""
-LIST_KINDS: Final = ("account", "device", "ip", "store", "staff", "campaign", "channel", "source")
+LIST_KINDS: Final = (
+    *("account", "device", "ip", "payment", "referrer"),
+    *("store", "staff", "campaign", "channel", "source"),
+)
 SNOOZE_KINDS: Final = ("account", "device", "ip", "store", "staff")
 RECEIVER: Final = "to"
 """The receiver of a transfer: for every tier but `allow` it stands beside the account."""

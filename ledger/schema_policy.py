@@ -156,7 +156,8 @@ list_entry = Table(
     Column("removed_by", Text),
     Column("removed_reason", Text),
     CheckConstraint(
-        "kind IN ('account', 'device', 'ip', 'store', 'staff', 'campaign', 'channel', 'source')", name="kind"
+        "kind IN ('account', 'device', 'ip', 'payment', 'referrer', 'store', 'staff', 'campaign', 'channel', 'source')",
+        name="kind",
     ),
     CheckConstraint("prefix BETWEEN 0 AND 128 AND (prefix = 0 OR kind = 'ip')", name="prefix"),
     CheckConstraint("length(btrim(reason)) BETWEEN 1 AND 500", name="reason"),

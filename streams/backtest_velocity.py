@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
@@ -18,21 +18,23 @@ from sqlalchemy import Connection, text
 
 from detectors.entity import Keys
 from detectors.layout import Floats, Layout, by_name
-from detectors.velocity import VELOCITY_FEATURES, WINDOW_MS_MAX, HistoryRow, history
+from detectors.velocity import HistoryRow, history
+from detectors.velocity_names import APPROXIMATE, LATE_MS, demand_of
 from streams.backtest import Asked, Recomputed
 from streams.layouts import LayoutBook, UnknownLayout
 from streams.policies import Period
 from streams.velocity_store import MemoryVelocityStore
 
 BATCH: Final = 1_000
-_ALL: Final = Layout(VELOCITY_FEATURES)
 
 _LAYOUTS = text("""
 SELECT DISTINCT features_version FROM decision
  WHERE features IS NOT NULL AND occurred_at >= :since AND occurred_at < :until
    AND (CAST(:program AS text) IS NULL OR program = :program)""")
 _HISTORY = text("""
-SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.device, d.ip,
+SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.device, d.ip, d.ip_prefix, d.payment,
+       d.event ->> 'store' AS store, d.event ->> 'staff' AS staff, d.event ->> 'campaign' AS campaign,
+       d.event ->> 'referrer' AS referrer,
        CASE WHEN d.type <> 'reverse' THEN d.points END AS points,
        CASE WHEN d.type = 'transfer' THEN d.event ->> 'to' END AS receiver,
        (date_part('epoch', d.occurred_at) * 1000)::bigint AS time_ms,
@@ -51,7 +53,7 @@ def missing(conn: Connection, asked: Asked) -> tuple[str, ...]:
             lacking.update(set(asked.draft.layout.velocity).difference(book.layout(conn, version).names))
         except UnknownLayout:
             continue  # the backtest leaves these rows out, and says so
-    return tuple(name for name in asked.draft.layout.velocity if name in lacking)
+    return tuple(name for name in asked.draft.layout.velocity if name in lacking and name != APPROXIMATE)
 
 
 def recompute(conn: Connection, keys: Keys, period: Period, names: tuple[str, ...]) -> Recomputed:
@@ -60,20 +62,20 @@ def recompute(conn: Connection, keys: Keys, period: Period, names: tuple[str, ..
 
 
 async def _recompute(conn: Connection, keys: Keys, period: Period, names: tuple[str, ...]) -> Recomputed:
-    store = MemoryVelocityStore(None)
+    store, demand = MemoryVelocityStore(None), demand_of(names)
+    reach = timedelta(milliseconds=demand.coverage.longest_ms + LATE_MS)
     row_of: dict[int, int] = {}
     parts: list[Floats] = [np.empty((0, len(names)))]
-    for rows in _batches(conn, period):
-        velocity = await store.observe(history([_row(row) for row in rows], keys))
+    for rows in _batches(conn, period, period.since - reach):
+        velocity = await store.observe(history(map(_row, rows), keys, demand.coverage.kinds), demand)
         wanted = [place for place, row in enumerate(rows) if row.wanted]
         for place in wanted:
             row_of[rows[place].decision_id] = len(row_of)
-        parts.append(by_name(velocity.values[wanted], _ALL, names))
+        parts.append(by_name(velocity.values[wanted], Layout(demand.names), names))
     return Recomputed(names, row_of, np.concatenate(parts))
 
 
-def _batches(conn: Connection, period: Period) -> Iterator[list[Any]]:
-    begin = period.since - timedelta(milliseconds=WINDOW_MS_MAX)
+def _batches(conn: Connection, period: Period, begin: datetime) -> Iterator[list[Any]]:
     rows = conn.execution_options(yield_per=BATCH).execute(_HISTORY, {**_said(period), "begin": begin})
     source = iter(rows)
     while batch := list(islice(source, BATCH)):
@@ -92,7 +94,17 @@ def _row(row: Any) -> HistoryRow:
         account=row.account,
         time_ms=row.time_ms,
         points=abs(row.points or 0),
-        device=None if row.device is None else bytes(row.device),
-        ip=None if row.ip is None else bytes(row.ip),
+        device=_bytes(row.device),
+        ip=_bytes(row.ip),
+        ip_prefix=_bytes(row.ip_prefix),
+        store=row.store,
+        staff=row.staff,
+        campaign=row.campaign,
+        payment=_bytes(row.payment),
+        referrer=row.referrer,
         to=row.receiver,
     )
+
+
+def _bytes(stored: Any) -> bytes | None:
+    return None if stored is None else bytes(stored)

@@ -1,7 +1,7 @@
 """Lists and snoozes in PostgreSQL: added and ended by people, read by workers, told to the audit chain.
 
-Rows are only ever ended, never changed. Devices and addresses are stored as pseudonyms; what is shown of them is the
-network, where it is wide enough to name nobody, or the first digits of the pseudonym.
+Rows are only ever ended, never changed. Devices, addresses and payment tokens are stored as pseudonyms; what is shown
+of them is the network, where it is wide enough to name nobody, or the first digits of the pseudonym.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SNOOZE_MOST = timedelta(days=180)
 ENTRIES_MOST = 1_000_000
 SHOWN_ADDRESSES_MIN = 256
 """A network of so many addresses names nobody, and is shown as it is."""
-_PSEUDONYMOUS = frozenset({"device", "ip"})
+_PSEUDONYMOUS = frozenset({"device", "ip", "payment"})
 _SHOWN_DIGITS = 12
 
 _LISTS = text("""
@@ -112,6 +112,8 @@ def target_of(kind: str, value: str, keys: Keys) -> Target:
         raise ListingError(f"a {kind} has 1 to 128 characters; give its name as events carry it")
     if kind == "device":
         return _pseudonymous(kind, keys.device(value))
+    if kind == "payment":
+        return _pseudonymous(kind, keys.payment(value))
     if kind != "ip":
         return Target(kind, 0, value.encode(), value)
     if "/" in value:
@@ -319,6 +321,8 @@ def entities(events: Sequence[Event], keys: Keys) -> Values:
 def _entities(events: Sequence[Event], keys: Keys, kind: str) -> Sequence[Entity | None]:
     if kind == "device":
         return [None if event.device is None else keys.device(event.device) for event in events]
+    if kind == "payment":
+        return [None if event.payment is None else keys.payment(event.payment) for event in events]
     if kind == "ip":
         return [None if event.ip is None else keys.ip(event.ip) for event in events]
     if kind.startswith("ip"):

@@ -129,7 +129,7 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
         1,
         (
             "line 77, column 17: rule mule_fan_in, rules[5].expression: unknown_name: 'velocity.account.pears_24h': "
-            "did you mean velocity.account.peers_24h or velocity.account.ips_24h or velocity.account.peers_1h?\n"
+            "account has no 'pears', did you mean velocity.account.peers_24h?\n"
         ),
     )
     assert run("policy", "draft", str(file), "--reason", "r", "--actor", "ann")[0] == 0

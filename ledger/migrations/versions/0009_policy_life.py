@@ -166,7 +166,7 @@ CREATE TABLE list_entry (
     removed_by     text,
     removed_reason text,
     CONSTRAINT list_entry_kind_check CHECK (
-        kind IN ('account', 'device', 'ip', 'store', 'staff', 'campaign', 'channel', 'source')),
+        kind IN ('account', 'device', 'ip', 'payment', 'referrer', 'store', 'staff', 'campaign', 'channel', 'source')),
     CONSTRAINT list_entry_prefix_check CHECK (prefix BETWEEN 0 AND 128 AND (prefix = 0 OR kind = 'ip')),
     CONSTRAINT list_entry_reason_check CHECK (length(btrim(reason)) BETWEEN 1 AND 500),
     CONSTRAINT list_entry_added_by_check CHECK (length(btrim(added_by)) BETWEEN 1 AND 128),
