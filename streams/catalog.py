@@ -8,6 +8,7 @@ the database: what is in force there, and what workers use, are two things.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Set as AbstractSet
@@ -37,6 +38,8 @@ REFUSAL_MOST = 4_000
 log = structlog.get_logger()
 
 _ACTIVE = text("SELECT version, document FROM policy WHERE active")
+_BEFORE = text("""
+SELECT document FROM policy WHERE NOT active AND activated_at IS NOT NULL ORDER BY activated_at DESC LIMIT 20""")
 _CHANGES = text("SELECT version FROM catalog_version")
 _PAUSED = text("SELECT rule FROM rule_pause WHERE version = :version AND resumed_at IS NULL")
 _REPORT = text("""
@@ -56,22 +59,33 @@ class Catalog:
     def __init__(self, engine: Engine, model_key: bytes, metrics: Metrics, worker: str = "") -> None:
         """`worker` is the name under which what was loaded is reported; without one nothing is."""
         self._engine, self._model_key, self._metrics, self._worker = engine, model_key, metrics, worker
+        self._topic = worker.rpartition("/")[2] or "worker"
         self._asked: dict[str, float] = {}
         self._refused: tuple[int, str] | None = None
         self._reported: tuple[float, tuple[int, int | None]] = (0.0, (0, None))
         with engine.connect() as conn:
-            row = conn.execute(_ACTIVE).one_or_none()
-            if row is None:
-                raise NoPolicy("no policy is active: run `pointguard migrate`")
-            self._active = row.version
+            self._active = 0
             self._changes: int = conn.execute(_CHANGES).scalar_one()
-            judge = Judge(load_policy(row.document), load_latest(conn, model_key, None))
+            judge = Judge(self._first_policy(conn), load_latest(conn, model_key, None))
             self.judge = replace(judge, **self._standing(conn, judge.policy))
-            self.expected = expected_shares(conn, row.version)
+            self.expected = expected_shares(conn, judge.policy.policy.version)
             self.programs: dict[str, Program] = {}
             self.circumstances = Circumstances({})
             self._read_programs(conn)
         self._show()
+
+    def _first_policy(self, conn: Connection) -> CompiledPolicy:
+        """The policy in force; if it can't be used, the latest before it that can: a restart must not stop the shop."""
+        row = conn.execute(_ACTIVE).one_or_none()
+        if row is None:
+            raise NoPolicy("no policy is active: run `pointguard migrate`")
+        policy = self._newer_policy(conn)
+        if policy is not None:
+            return policy
+        for before in conn.execute(_BEFORE):
+            with contextlib.suppress(PolicyRefused):
+                return load_policy(before.document)
+        raise NoPolicy(f"no policy can be used, version {row.version} for: {self._refused and self._refused[1]}")
 
     async def keep_current(self) -> None:
         """Look for changes once in a while, for ever."""
@@ -150,7 +164,7 @@ class Catalog:
             policy = load_policy(row.document)
         except PolicyRefused as refused:
             self._refused = (row.version, str(refused)[:REFUSAL_MOST])
-            self._show()
+            self._metrics.gauge(POLICY_REFUSED, self._topic).set(row.version)
             log.error(  # noqa: TRY400  # the message says it all, no traceback needed
                 "policy refused, the old one stays", version=row.version, detail=str(refused)
             )
@@ -173,7 +187,6 @@ class Catalog:
         snapshot = self.judge.snapshot
         self._metrics.gauge(MODEL_VERSION, "worker").set(snapshot.version if snapshot else 0)
         self._metrics.gauge(MODEL_SEQ, "worker").set(snapshot.last_seq if snapshot else 0)
-        topic = self._worker.rpartition("/")[2] or "worker"
-        self._metrics.gauge(POLICY_VERSION, topic).set(self.judge.policy.policy.version)
-        self._metrics.gauge(POLICY_REFUSED, topic).set(self._refused[0] if self._refused else 0)
-        self._metrics.gauge(RULES_PAUSED, topic).set(len(self.judge.paused))
+        self._metrics.gauge(POLICY_VERSION, self._topic).set(self.judge.policy.policy.version)
+        self._metrics.gauge(POLICY_REFUSED, self._topic).set(self._refused[0] if self._refused else 0)
+        self._metrics.gauge(RULES_PAUSED, self._topic).set(len(self.judge.paused))

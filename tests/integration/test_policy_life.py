@@ -11,6 +11,7 @@ from cli.main import main
 from config.policy import default_policy_text
 from streams import policies
 from streams.policies import PolicyStepError
+from streams.records import Log
 from tests.integration.cli_ledger import PROGRAM, SECRET, Desk, event
 from tests.integration.pipeline_desk import POLICY, open_desk
 from tests.integration.test_audit_acts import audited
@@ -220,6 +221,7 @@ def test_workers_report_what_they_use_and_refuse(
         assert (newest.active, newest.loaded, newest.refusing) == (True, 0, 1)
         assert (oldest.active, oldest.loaded, oldest.refusing) == (False, 1, 0)
         assert catalog.judge.policy.policy.version == 1
+        assert desk.beside(Log("life-1", "points.requests")).stages.catalog.judge.policy.policy.version == 1
         with desk.engine.begin() as conn:
             assert policies.roll_back(conn, "bob", "it does not load") == 1
         catalog.refresh()
