@@ -40,7 +40,8 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
     source_quarantined, hold_escalated (it was due, and waits for a person), ledger_differs (verify found it) or
-    rule_paused (the circuit breaker took the effect of `rule` away; `detail` says why).
+    rule_paused (the circuit breaker took the effect of `rule` away; `detail` says why). `why_en` and `why_zh` tell the
+    decision behind the first two in words (`detectors.explain.describe`).
     """
 
     alert: str
@@ -58,6 +59,8 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     offset: int | None = None
     rule: str | None = None
     detail: str | None = None
+    why_en: tuple[str, ...] = ()
+    why_zh: tuple[str, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode

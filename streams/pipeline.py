@@ -35,6 +35,7 @@ from alerts.metrics import (
 from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.layout import Floats
+from detectors.policy import Policy
 from ledger.chain_cover import Cover
 from streams import decisions, effects, endings, inbox, outbox, quarantine
 from streams.breaking import RuleWatch
@@ -121,6 +122,8 @@ class Committed:
     letters: tuple[DeadLetter, ...]
     duplicates: int
     ended: tuple[Ending, ...] = ()
+    policy: Policy | None = None
+    """What decided them; None where nothing was decided."""
 
 
 class Pipeline:
@@ -282,7 +285,8 @@ class Pipeline:
         decided = judged.decided
         rows = self._store(conn, decided, prepared.judge, now)
         cover.add_decisions((row.decision_id for row in decided), rows)
-        return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings))
+        policy = prepared.judge.policy.policy
+        return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings), policy)
 
     def _store(
         self, conn: Connection, decided: Sequence[Decided], judge: Judge, now: datetime
@@ -297,7 +301,7 @@ class Pipeline:
 
     def _leave(self, conn: Connection, committed: Committed, now: datetime) -> None:
         inbox.bury(conn, self._parts.log, committed.letters, self._parts.keys.seal)
-        going = effects.messages(committed.decided, self._parts.topics, now)
+        going = effects.messages(committed.decided, self._parts.topics, now, committed.policy)
         going += effects.refusals(committed.letters, self._parts.log, self._parts.topics, now)
         outbox.enqueue(conn, going)
         # Behind the decisions: a hold may have been opened, and ended by a reversal, in this very batch.

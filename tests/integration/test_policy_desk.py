@@ -219,3 +219,12 @@ def test_what_rules_did_is_written_down(desk: Desk) -> None:
     rows = {row.rule: (row.events, row.hits, row.shadow, row.points) for row in desk.rows("SELECT * FROM rule_use")}
     assert rows["large"] == (2, 1, 0, 5_000)
     assert rows["forbidden"] == (2, 0, 0, 0)
+
+
+def test_an_alert_of_a_hold_tells_why(desk: Desk) -> None:
+    """In both languages, in the words of the policy that decided; what upstream reads tells nothing."""
+    desk.send(event(id="e1", points=5_000), event(id="e2"))
+    (alert,) = [said for said in desk.said(ALERTS) if said["alert"] == "hold_opened"]
+    assert alert["why_en"][1:] == ["     +4.00  large: 5,000 points (limit 1,000)"]
+    assert alert["why_zh"][1:] == ["     +4.00  large: 5,000 积分（上限 1,000）"]
+    assert all("large" not in json.dumps(said) for said in desk.said("points.decisions"))
