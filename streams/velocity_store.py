@@ -180,7 +180,7 @@ class _Store(ABC):
         keys, blobs = fetched.keys, fetched.blobs
         replacements = [
             Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)
-            for log, content in refolded(fetched.logs, fetched.appends.kind, protected, coverage)
+            for log, content in refolded(fetched.logs, blobs, fetched.appends.kind, protected, coverage)
         ]
         if replacements:
             await self._replace(replacements, coverage)

@@ -18,6 +18,7 @@ from detectors.velocity_fold import (
     RAW_KEPT,
     RAW_MAX,
     SAMPLE_MAX,
+    Summaries,
     Summary,
     belongs,
     fold,
@@ -74,8 +75,20 @@ def test_a_summary_is_read_as_it_was_written(size: int) -> None:
     assert summary.size_bytes % RECORD_BYTES == 0
     logs = read([b"", log, tail.tobytes()])
     assert logs.start.tolist() == [0, 0, 3, 6]
-    assert same(logs.summaries[1], summary)
-    assert list(logs.summaries) == [1]
+    together = Summaries.read(np.arange(2), summary.write() * 2, np.array([summary.size_bytes] * 2))
+    for found, copies in ((logs.summaries, 1), (together, 2)):
+        assert all(
+            np.array_equal(column, np.tile(one, copies))
+            for column, one in zip(
+                (*found.buckets, *found.seen, *found.seen_time),
+                (*summary.buckets, *summary.seen, *summary.seen_time),
+                strict=True,
+            )
+        )
+        assert found.buckets_each.tolist() == [len(summary.time)] * copies
+        assert found.seen_each.T.tolist() == [[len(column) for column in summary.seen]] * copies
+        assert np.array_equal(found.cover, np.stack([summary.cover] * copies))
+    assert logs.summaries.log.tolist() == [1]
 
 
 def test_nothing_is_lost_from_counts_and_sums() -> None:
