@@ -47,12 +47,15 @@ SELECT l.name, l.tier, l.note, l.made_by, count(e.entry_id) FILTER (WHERE e.unti
 _CREATE = text("INSERT INTO list (name, tier, note, made_by) VALUES (:name, :tier, :note, :actor)")
 _ADD = text("""
 INSERT INTO list_entry (list, program, kind, prefix, value, shown, until, reason, added_by)
-VALUES (:list, :program, :kind, :prefix, :value, :shown, :until, :reason, :actor)
+SELECT :list, :program, t.kind, t.prefix, t.value, t.shown, :until, :reason, :actor
+  FROM unnest(CAST(:kinds AS text[]), CAST(:prefixes AS smallint[]), CAST(:values AS bytea[]), CAST(:shown AS text[]))
+    WITH ORDINALITY AS t(kind, prefix, value, shown, place) ORDER BY t.place
 ON CONFLICT (list, program, kind, prefix, value) WHERE removed_at IS NULL DO NOTHING RETURNING entry_id""")
 _LIFT_EXPIRED = text("""
-UPDATE list_entry SET removed_at = clock_timestamp(), removed_by = :actor, removed_reason = 'it had expired'
- WHERE removed_at IS NULL AND until <= clock_timestamp() AND (list, program, kind, prefix, value)
-     = (:list, :program, :kind, :prefix, :value)""")
+UPDATE list_entry e SET removed_at = clock_timestamp(), removed_by = :actor, removed_reason = 'it had expired'
+  FROM unnest(CAST(:kinds AS text[]), CAST(:prefixes AS smallint[]), CAST(:values AS bytea[])) AS t(kind, prefix, value)
+ WHERE e.removed_at IS NULL AND e.until <= clock_timestamp() AND e.list = :list AND e.program = :program
+   AND (e.kind, e.prefix, e.value) = (t.kind, t.prefix, t.value)""")
 _REMOVE = text("""
 UPDATE list_entry SET removed_at = clock_timestamp(), removed_by = :actor, removed_reason = :reason
  WHERE entry_id = :number AND removed_at IS NULL RETURNING list, kind""")
@@ -171,22 +174,20 @@ def add(
 
     What stands there already stays as it is and gets no number, so the same file may be imported again.
     """
-    made: list[int] = []
-    for target in targets:
-        said = {
-            "list": name, "program": program, "kind": target.kind, "prefix": target.prefix, "value": target.value,
-            "shown": target.shown, "until": until, "reason": why.reason, "actor": why.actor,
-        }  # fmt: skip
-        try:
-            with conn.begin_nested():
-                conn.execute(_LIFT_EXPIRED, said)
-                number = conn.execute(_ADD, said).scalar_one_or_none()
-        except IntegrityError as error:
-            raise ListingError(_refusal(error, f"an entry of list {name!r}")) from error
-        if number is not None:
-            made.append(number)
+    said = {
+        "list": name, "program": program, "until": until, "reason": why.reason, "actor": why.actor,
+        "kinds": [target.kind for target in targets], "prefixes": [target.prefix for target in targets],
+        "values": [target.value for target in targets], "shown": [target.shown for target in targets],
+    }  # fmt: skip
+    try:
+        with conn.begin_nested():
+            conn.execute(_LIFT_EXPIRED, said)
+            made = sorted(conn.execute(_ADD, said).scalars())
+    except IntegrityError as error:
+        raise ListingError(_refusal(error, f"an entry of list {name!r}")) from error
     if made:
-        record(conn, Act("lists", why.actor, "list.added", {"list": name, "entries": made, "reason": why.reason}))
+        told = {"list": name, "entries": len(made), "first": made[0], "last": made[-1], "reason": why.reason}
+        record(conn, Act("lists", why.actor, "list.added", told))
     return made
 
 

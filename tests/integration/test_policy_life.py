@@ -178,6 +178,8 @@ def test_lists_and_snoozes_by_command(run: Command, tmp_path: Path) -> None:
     file.write_text("kind,value\nip,203.0.113.0/24\naccount,m-9\n")
     assert run("lists", "import", "watch", str(file), "--reason", "tip")[1] == "2 of 2 rows are new on list watch\n"
     assert run("lists", "import", "watch", str(file), "--reason", "tip")[1] == "0 of 2 rows are new on list watch\n"
+    file.write_text("kind,value\nstore,s-1\nstore,s-1\naccount,m-9\n")
+    assert run("lists", "import", "watch", str(file), "--reason", "tip")[1] == "1 of 3 rows are new on list watch\n"
     file.write_text("kind,value\nip,nonsense\n")
     code, said = run("lists", "import", "watch", str(file), "--reason", "tip")
     assert (code, "line 2" in said) == (2, True)

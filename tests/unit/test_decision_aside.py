@@ -4,10 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from detectors.aside import Aside
+from detectors.aside import Aside, silent_in
 from detectors.decision import Decision, Reason, compile_policy, decide, is_trusted, redecide
 from detectors.features import pack
-from detectors.policy import Policy, Rule
+from detectors.policy import ListTerms, Policy, Rule
 from detectors.rules import EventFields
 from tests.unit.test_decision import EARN, FACT, TEXT, adds, policy, row, verdict
 
@@ -98,3 +98,29 @@ def test_a_blocked_fact_is_suspicious() -> None:
     """What has happened already is posted and marked, as with any floor."""
     decided = listed(policy(), FACT, lists__final=1.0)
     assert (decided.outcome, decided.suspicious) == ("approve", True)
+
+
+def test_many_decisions_are_made_again_at_once() -> None:
+    """Rules that were silent stay so for their rows, whether they were paused or snoozed, and for no others."""
+    of = compile_policy(policy(adds(9.0), adds(9.0, "other")))
+    features = np.repeat(row(of.layout, event__points=10.0), 3, axis=0)
+    first = decide(
+        [EARN] * 3, features, of, None, cold=False, aside=Aside(frozenset({"adds"}), {1: frozenset({"other"})})
+    )
+    again = decide(
+        [EARN] * 3, features, of, None, cold=False, aside=silent_in([decision.reasons for decision in first])
+    )
+    assert [decision.outcome for decision in first] == [decision.outcome for decision in again]
+    assert [decision.score for decision in first] == [decision.score for decision in again]
+    assert silent_in([(), ()]).snoozed == {}
+
+
+def test_a_policy_says_what_lists_do() -> None:
+    """A block may hold instead of rejecting, and a watch-list weigh as much as one likes."""
+    mild = policy(lists=ListTerms(block="hold", final="hold", watch=4.0))
+    assert [listed(mild, EARN, **{name: 1.0}).outcome for name in ("lists__block", "lists__final", "lists__watch")] == [
+        "hold", "hold", "hold",
+    ]  # fmt: skip
+    assert listed(mild, EARN, lists__watch=1.0).reasons == (
+        Reason(code="list_watch", kind="list", contribution=4.0, value=1.0),
+    )
