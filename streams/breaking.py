@@ -40,9 +40,12 @@ LONG_RUN_EVENTS = 100_000
 log = structlog.get_logger()
 
 _BACKTEST = text("SELECT report::text FROM backtest WHERE version = :version ORDER BY backtest_id DESC LIMIT 1")
+# A rule on trial shows its share as well as a live one; one that ran away shows nothing to go by.
 _LONG_RUN = text("""
-SELECT rule, sum(hits)::float8 / sum(events) AS share FROM rule_use
- WHERE day > current_date - :days GROUP BY rule HAVING sum(events) >= :events""")
+SELECT u.rule, sum(u.hits + u.shadow)::float8 / sum(u.events) AS share FROM rule_use u
+ WHERE u.day > current_date - CAST(:days AS int)
+   AND NOT EXISTS (SELECT 1 FROM rule_pause p WHERE p.version = u.version AND p.rule = u.rule)
+ GROUP BY u.rule HAVING sum(u.events) >= :events""")
 _PAUSE = text("""
 INSERT INTO rule_pause (version, rule, worker, hits, events, expected, why)
 VALUES (:version, :rule, :worker, :hits, :events, :expected, :why)

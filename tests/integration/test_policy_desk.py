@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from detectors.register import ALL_PROGRAMS
 from streams import listing, policies
+from streams.breaking import expected_shares
 from streams.listing import Asked, ListingError, Why
 from tests.integration.pipeline_desk import LIVE, POLICY, SIMULATION, Desk, event, open_desk
 from tests.integration.test_audit_acts import one
@@ -228,3 +229,33 @@ def test_an_alert_of_a_hold_tells_why(desk: Desk) -> None:
     assert alert["why_en"][1:] == ["     +4.00  large: 5,000 points (limit 1,000)"]
     assert alert["why_zh"][1:] == ["     +4.00  large: 5,000 积分（上限 1,000）"]
     assert all("large" not in json.dumps(said) for said in desk.said("points.decisions"))
+
+
+def test_what_is_expected_of_a_rule(desk: Desk) -> None:
+    """Its long run, live or on trial, if long enough and it never ran away; a backtest's word goes first."""
+    use = """INSERT INTO rule_use (day, version, rule, events, hits, shadow, snoozed, points)
+             VALUES (current_date - :ago, :version, :rule, :events, :hits, :shadow, 0, 0)"""
+    rows = [
+        (1, 1, "large", 60_000, 300, 0),
+        (2, 1, "large", 60_000, 0, 900),
+        (40, 1, "large", 9_000_000, 9_000_000, 0),
+        (1, 1, "busy_device", 99_999, 10, 0),
+        (1, 1, "forbidden", 200_000, 150_000, 0),
+        (1, 1, "vip_only", 200_000, 2_000, 0),
+    ]
+    with desk.engine.begin() as conn:
+        for ago, version, rule, events, hits, shadow in rows:
+            said = {"ago": ago, "version": version, "rule": rule, "events": events, "hits": hits, "shadow": shadow}
+            conn.execute(text(use), said)
+        conn.execute(
+            text(
+                "INSERT INTO rule_pause (version, rule, worker, hits, events, expected, why)"
+                " VALUES (1, 'forbidden', 'w', 1, 1, 0, 'ran away')"
+            )
+        )
+        assert expected_shares(conn, 1) == {"large": 0.01, "vip_only": 0.01}
+        report = json.dumps({"rules": [{"rule": "large", "share": 0.5}]})
+        tested = """INSERT INTO backtest (version, made_by, since, until, events, report)
+                    VALUES (1, 'ann', now(), now() + interval '1 day', 9, CAST(:report AS json))"""
+        conn.execute(text(tested), {"report": report})
+        assert expected_shares(conn, 1) == {"large": 0.5, "vip_only": 0.01}
