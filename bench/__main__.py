@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import backtest, engine, ledger, pipeline, rules
+from bench import backtest, engine, ledger, pipeline, rules, velocity
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
@@ -12,3 +12,4 @@ if __name__ == "__main__":
     ledger.main()
     rules.main()
     backtest.main()
+    velocity.main()

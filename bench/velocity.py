@@ -189,7 +189,25 @@ def _on_addresses(rng: np.random.Generator, number: int, address: np.uint64 | No
     )
 
 
-def page(size: Size, found: dict[tuple[int, str], Figures], heated: tuple[Figures, Figures, list[int]]) -> str:
+async def rebuilding(server: Valkey, size: Size, asked: Demand, events: Sequence[Observed]) -> float:
+    """Events a second that go back into an empty store, of the client's and the server's work one after the other."""
+    server.empty()
+    store = RedisVelocityStore.connect(server.url, None)
+    started = time.perf_counter()
+    try:
+        for number in range(size.measured):
+            await store.rebuild(_batch(events, number, asked), asked.coverage)
+    finally:
+        await store.close()
+    return size.measured * BATCH / (time.perf_counter() - started)
+
+
+def page(
+    size: Size,
+    found: dict[tuple[int, str], Figures],
+    heated: tuple[Figures, Figures, list[int]],
+    rebuilt: Sequence[float],
+) -> str:
     """The report in Markdown."""
     header = ("hashing", "client", "Valkey", "wall")
     rows = [[f"{kinds} kinds, {how}", *figures.cells(), BUDGET[kinds]] for (kinds, how), figures in found.items()]
@@ -198,16 +216,20 @@ def page(size: Size, found: dict[tuple[int, str], Figures], heated: tuple[Figure
         ["addresses seen once", *cold.cells()[1:]],
         [f"one address with {size.hot_events:,} events", *hot.cells()[1:]],
     ]
+    facts = (
+        f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} before, {size.runs} runs, "
+        f"seed {size.seed}; µs an event, median (range). {measure.machine()}."
+    )
     grown = ", ".join(f"{used / 1024:.0f}" for used in lengths)
     return "\n\n".join(
         (
             "# Velocity: CPU an event",
-            f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} events before, "
-            f"{size.runs} runs, seed {size.seed}; µs an event, median (range). {measure.machine()}.",
+            facts,
             measure.markdown_table(("", *header, "design: client + Valkey"), rows),
             "One kind (IP address), per batch:",
             measure.markdown_table(("", *header[1:]), hot_rows),
             f"KiB of all data with the hot address at a quarter, half, three quarters and all of its events: {grown}.",
+            f"Rebuilding all kinds: {measure.Spread.of(rebuilt).show()} events a second.",
         )
     )
 
@@ -225,7 +247,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pointguard-bench-") as folder:
         service = valkey.start(Path(folder))
         try:
-            server, found = Valkey(service.url), dict[tuple[int, str], Figures]()
+            server, found, rebuilt = Valkey(service.url), dict[tuple[int, str], Figures](), list[float]()
             if options.profile:
                 _profile(server, replace(size, runs=1), count)
                 return
@@ -235,7 +257,9 @@ def main() -> None:
                     for kinds in (THREE, KINDS):
                         figures = found.setdefault((len(kinds), how), Figures())
                         asyncio.run(spread(server, size, demand(kinds), events, figures))
-            report = page(size, found, asyncio.run(heat(server, size)))
+                    if how == "Zipf":
+                        rebuilt.append(asyncio.run(rebuilding(server, size, demand(KINDS), events)))
+            report = page(size, found, asyncio.run(heat(server, size)), rebuilt)
         finally:
             service.process.stop()
     measure.publish("velocity-quick" if options.quick else "velocity", report)

@@ -131,8 +131,8 @@ NOTHING: Final = Summary(
 class Summaries:
     """What k folded logs remember, as one array each; k may be 0.
 
-    `log` int64[k] are the logs, ascending. `buckets` are time, count, moving, total and largest of all buckets, int64[b],
-    log after log, and `buckets_each` int64[k] how many each has. `seen` and `seen_time` have an array for each column of
+    `log` int64[k] are the logs, ascending. `buckets` are time, count, moving, total and largest of all, int64[b], log
+    after log, and `buckets_each` int64[k] how many each has. `seen` and `seen_time` have an array for each column of
     others, `seen_each` int64[OTHERS_MAX, k] how many of each. `cover` is int64[k, OTHERS_MAX, LEVELS].
     """
 

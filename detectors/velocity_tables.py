@@ -8,9 +8,10 @@ is what stands before it. Else the tail begins with the first event of the batch
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.velocity import Hashes, Integers, Truths
 from detectors.velocity_fold import Summaries
@@ -147,7 +148,9 @@ class Tables:
         """Arrange what is counted and added up."""
         rows, summaries = self.logs.rows, self.logs.summaries
         points = rows["points"] if len(self.earlier) == len(rows) else rows["points"][self.earlier]
-        columns = self.time[self.earlier], np.ones(len(points), dtype=np.int64), (points != 0), points, points
+        counted = np.ones(len(points), dtype=np.int64)
+        # Any: the columns are of integers and truths.
+        columns: tuple[NDArray[Any], ...] = (self.time[self.earlier], counted, points != 0, points, points)
         key = self.key
         if len(summaries):
             log = np.repeat(summaries.log, summaries.buckets_each)
@@ -166,7 +169,8 @@ class Tables:
         shown = other != 0
         rows = self.earlier[shown[self.earlier]]
         of, summaries = self.logs.of[rows], self.logs.summaries
-        columns: tuple[Integers | Hashes, ...] = self.scale(of, self.time[rows]), of, self.time[rows], other[rows]
+        # Any: the columns are of signed and unsigned integers.
+        columns: tuple[NDArray[Any], ...] = self.scale(of, self.time[rows]), of, self.time[rows], other[rows]
         if len(summaries):
             log, time = np.repeat(summaries.log, summaries.seen_each[column]), summaries.seen_time[column]
             older = self.scale(log, time), log, time, summaries.seen[column]
@@ -220,7 +224,7 @@ def _ordered(logs: Logs, time: Integers, first: Integers) -> Truths:
         held = summaries.buckets_each > 0
         last = summaries.buckets[0][np.cumsum(summaries.buckets_each)[held] - 1]
         newest[summaries.log[held]] = np.maximum(newest[summaries.log[held]], last)
-    ordered = (first == stop) | (newest <= np.append(time, 0)[first])
+    ordered: Truths = (first == stop) | (newest <= np.append(time, 0)[first])
     falls = np.flatnonzero(time[1:] < time[:-1]) + 1
     falls = falls[falls > first[logs.of[falls]]]
     ordered[logs.of[falls]] = False

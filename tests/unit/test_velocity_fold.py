@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from detectors.velocity import RECORD, Observations, Rows, Velocity
+from detectors.velocity import RECORD, Floats, Observations, Rows, Velocity
 from detectors.velocity_fold import (
     BUCKETS,
     KEPT_MS_MAX,
@@ -230,3 +230,21 @@ def test_estimates_of_a_folded_log_are_near_the_truth(step_ms: int) -> None:
             if exact <= SAMPLE_MAX:
                 assert others == exact
     assert np.sqrt(np.mean(np.square(errors))) < 0.12
+
+
+@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables._ordered"])
+def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order or not, asked once or often in a batch: summaries, samples of all levels and records count alike."""
+
+    def counted() -> Floats:
+        rng = np.random.default_rng(5)
+        observed = on_one_address(0, 3_000, 1, 40_000)
+        entity = observed.entity.copy()
+        entity[:, 0] = rng.integers(1, 2**63, 900).astype(np.uint64)[rng.integers(0, 900, len(entity))]
+        return last_of(replace(observed, entity=entity), 300).values
+
+    usual = counted()
+    busy = "BUSY" in patched
+    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, _time, _first: np.zeros(len(logs.start) - 1, np.bool_))
+    assert np.array_equal(counted(), usual)
+    assert usual[:, ADDRESS.names.index("velocity.ip.accounts_7d")].max() > 2 * SAMPLE_MAX
