@@ -92,7 +92,8 @@ def main() -> None:
     if options.quick:
         print(table)
     else:
-        head = f"`python -m bench.backtest`: {count:,} stored decisions, median and range of {runs} runs. {machine()}"
+        head = f"`python -m bench.backtest`: {count:,} stored decisions, median and range of {runs} runs. "
+        head += f"Events/s is by the clock, with whatever else the machine did; CPU is the run's own. {machine()}"
         publish("backtest", f"# Backtest\n\n{head}\n\n{table}")
 
 

@@ -109,27 +109,38 @@ class Catalog:
         return True
 
     def refresh(self) -> None:
-        """Take over what changed in the database, and report what is used."""
+        """Take over what changed in the database, all of it or, if some of it can't be read, nothing; report it."""
+        known = self._active, self._refused
+        try:
+            with self._engine.begin() as conn:
+                self._read_programs(conn)
+                changed, changes, expected = self._changed(conn)
+        except BaseException:
+            self._active, self._refused = known  # looked at again next time
+            raise
+        self._changes, self.expected = changes, expected
+        if changed:
+            self.judge = replace(self.judge, **changed)
+            self._show()
         with self._engine.begin() as conn:
-            self._read_programs(conn)
-            changed: dict[str, Any] = {}
-            policy = self._newer_policy(conn)
-            if policy is not None:
-                changed["policy"] = policy
-                self.expected = expected_shares(conn, self._active)
-            # The number is read before what it counts: a change in between is read again next time.
-            changes = conn.execute(_CHANGES).scalar_one()
-            if policy is not None or changes != self._changes:
-                changed |= self._standing(conn, policy or self.judge.policy)
-                self._changes = changes
-            current = self.judge.snapshot.version if self.judge.snapshot else None
-            snapshot = load_latest(conn, self._model_key, current)
-            if snapshot is not None:
-                changed["snapshot"] = snapshot
-            if changed:
-                self.judge = replace(self.judge, **changed)
-                self._show()
             self._report(conn)
+
+    def _changed(self, conn: Connection) -> tuple[dict[str, Any], int, dict[str, float]]:
+        """What is new of the judge; the number of changes that it includes; what to expect of the policy's rules."""
+        changed: dict[str, Any] = {}
+        policy, expected = self._newer_policy(conn), self.expected
+        if policy is not None:
+            changed["policy"] = policy
+            expected = expected_shares(conn, self._active)
+        # The number is read before what it counts: a change in between is read again next time.
+        changes: int = conn.execute(_CHANGES).scalar_one()
+        if policy is not None or changes != self._changes:
+            changed |= self._standing(conn, policy or self.judge.policy)
+        current = self.judge.snapshot.version if self.judge.snapshot else None
+        snapshot = load_latest(conn, self._model_key, current)
+        if snapshot is not None:
+            changed["snapshot"] = snapshot
+        return changed, changes, expected
 
     def pause(self, rule: str) -> None:
         """Take a rule's effect away at once, before the next look at the database says so."""

@@ -259,3 +259,22 @@ def test_what_is_expected_of_a_rule(desk: Desk) -> None:
                     VALUES (1, 'ann', now(), now() + interval '1 day', 9, CAST(:report AS json))"""
         conn.execute(text(tested), {"report": report})
         assert expected_shares(conn, 1) == {"large": 0.5, "vip_only": 0.01}
+
+
+def test_what_cannot_be_read_is_read_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails half-way takes over nothing, and the next one takes over all: no policy is ever missed."""
+    catalog = desk.stages.catalog
+    with desk.engine.begin() as conn:
+        version = policies.draft(conn, DOCUMENT, "ann", "the same again")
+        approved = "UPDATE policy SET approved_by = 'bob', approved_at = now() WHERE version = :version"
+        conn.execute(text(approved), {"version": version})
+        policies.activate(conn, version, "bob", "now")
+        listing.add(conn, "block", ALL_PROGRAMS, [listing.target_of("account", "ann", desk.keys)], None, WHY)
+    with monkeypatch.context() as broken:
+        broken.setattr("streams.catalog.load_snoozes", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            catalog.refresh()
+        assert (catalog.judge.policy.policy.version, catalog.judge.entries.kinds) == (1, {})
+    catalog.refresh()
+    assert catalog.judge.policy.policy.version == version
+    assert set(catalog.judge.entries.kinds) == {"account", "to"}
