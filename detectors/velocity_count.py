@@ -9,6 +9,7 @@ from detectors.velocity_distinct import distinct
 from detectors.velocity_groups import representatives
 from detectors.velocity_log import Appends, Logs, mixed
 from detectors.velocity_names import LARGEST, SEEN, SINCE, SUMMED, Demand
+from detectors.velocity_rounds import in_rounds
 from detectors.velocity_tables import Tables, Totals, bins, build, histogram
 
 _MS_PER_SECOND = 1_000.0
@@ -28,6 +29,7 @@ def aggregate(batch: Observations, appends: Appends, logs: Logs, demand: Demand)
     event, kind = event[by_log], kind[by_log]
     log = appends.log[event, kind]
     logs, row = _own_rows(logs, mixed(batch.event[event], log), log, appends.from_end[event, kind])
+    logs, log, row = in_rounds(logs, log, batch.time[event], row)
     counts = _Counts(build(logs, log, batch.time[event], row), kind, demand)
     values = np.zeros((len(batch), len(demand.names)), dtype=np.float64)
     for group in demand.groups:
@@ -37,9 +39,9 @@ def aggregate(batch: Observations, appends: Appends, logs: Logs, demand: Demand)
         rows = event[counts.chosen(group.source)][chosen]
         counted = counts.values(group.source, group.aggregate)
         values[rows[:, None], group.columns] = counted[np.flatnonzero(chosen)[:, None], group.windows]
-    folded, approximate = np.zeros(len(logs.start), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
-    folded[logs.summaries.log] = True
-    approximate[event[folded[log]]] = True
+    approximate = np.zeros(len(batch), dtype=np.bool_)
+    reach = np.array(demand.coverage.memory_ms)[kind]
+    approximate[event[logs.newest_folded()[log] >= batch.time[event] - reach]] = True
     if demand.approximate is not None:
         values[:, demand.approximate] = approximate
     return values, approximate

@@ -197,11 +197,9 @@ def build(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Tables:
     Each log holds an event once at most.
     """
     time = np.ascontiguousarray(logs.rows["time"])
+    ordered = ordered_logs(logs, log, as_of, row)
     first = logs.start[1:].copy()
     np.minimum.at(first, log, row)
-    ordered = _ordered(logs, time, first)
-    # An event that comes again with another time than its first copy asks about that time.
-    ordered[log[time[row] != as_of]] = False
     tail = np.where(ordered, logs.start[1:], first)
     asked = Asked(log, as_of, row, ordered[log])
     scale = _scale(time, as_of, logs.summaries)
@@ -210,24 +208,24 @@ def build(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Tables:
     return Tables(logs, asked, scale, time, earlier, key, _pairs(asked, tail[log], time))
 
 
-def _ordered(logs: Logs, time: Integers, first: Integers) -> Truths:
-    """Tell in which logs no event from row `first` on is older than one before it, bool[m]."""
-    start, stop = logs.start[:-1], logs.start[1:]
+def ordered_logs(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Truths:
+    """Tell in which logs no event, from the first that is asked about on, is older than one before it, bool[m]."""
+    time, start, stop = logs.rows["time"], logs.start[:-1], logs.start[1:]
+    first = stop.copy()
+    np.minimum.at(first, log, row)
     newest = np.full(len(start), np.iinfo(np.int64).min)
     filled = start < first
     if filled.any():
         bounds = np.stack((start[filled], first[filled]), axis=-1).ravel()
         newest[filled] = np.maximum.reduceat(np.append(time, 0), bounds)[::2]
-    summaries = logs.summaries
-    if len(summaries):
-        # Buckets come in order of time, and the last is as new as any other remembered with it.
-        held = summaries.buckets_each > 0
-        last = summaries.buckets[0][np.cumsum(summaries.buckets_each)[held] - 1]
-        newest[summaries.log[held]] = np.maximum(newest[summaries.log[held]], last)
+    # No other that a summary remembers is newer than its last bucket.
+    newest = np.maximum(newest, logs.newest_folded())
     ordered: Truths = (first == stop) | (newest <= np.append(time, 0)[first])
     falls = np.flatnonzero(time[1:] < time[:-1]) + 1
     falls = falls[falls > first[logs.of[falls]]]
     ordered[logs.of[falls]] = False
+    # An event that comes again with another time than its first copy asks about that time.
+    ordered[log[time[row] != as_of]] = False
     return ordered
 
 

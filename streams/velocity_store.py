@@ -9,9 +9,11 @@ only taken when the log still begins and reads on as it did, so two workers neve
 import math
 import time
 from abc import ABC, abstractmethod
+from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
@@ -39,6 +41,8 @@ EPOCH_KEY: Final = f"{PREFIX}epoch".encode()
 SCAN_COUNT: Final = 1_000
 IN_FLIGHT_BATCHES: Final = 4
 """The events of so many latest batches are not folded, as a crash may bring them again."""
+RAW_BATCHES: Final = 16
+"""Of a rebuild the events of so many latest batches are not folded: workers may put them back once more."""
 _HEAD_BYTES: Final = 16
 _TAIL_BYTES: Final = 56
 
@@ -142,6 +146,7 @@ class _Store(ABC):
     def __init__(self, epoch: Epoch | None) -> None:
         self.epoch = epoch
         self._recent: deque[Hashes] = deque(maxlen=IN_FLIGHT_BATCHES)
+        self._rebuilt: deque[Hashes] = deque(maxlen=RAW_BATCHES)
 
     async def observe(self, batch: Observations, demand: Demand) -> Velocity:
         """Add a batch and give what is demanded."""
@@ -157,8 +162,9 @@ class _Store(ABC):
         for part in _parts(past, REBUILD_BATCH):
             appends = arrange(part, coverage.kinds)
             keys = _keys(part, appends)
+            self._rebuilt.append(part.event)
             _, blobs = await self._append(keys, appends.payload, coverage)
-            await self._fold(_Fetched(keys, appends, blobs, read(blobs)), coverage)
+            await self._fold(_Fetched(keys, appends, blobs, read(blobs)), coverage, (*self._recent, *self._rebuilt))
 
     async def _observe_part(
         self, batch: Observations, demand: Demand, coverage: Coverage
@@ -169,14 +175,14 @@ class _Store(ABC):
         epoch, blobs = await self._append(keys, appends.payload, coverage)
         logs = read(blobs)
         values, approximate = aggregate(batch, appends, logs, demand)
-        await self._fold(_Fetched(keys, appends, blobs, logs), coverage)
+        await self._fold(_Fetched(keys, appends, blobs, logs), coverage, tuple(self._recent))
         return values, approximate, self._differs(epoch)
 
     def _differs(self, epoch: bytes | None) -> bool:
         return self.epoch is None or epoch != self.epoch.text.encode()
 
-    async def _fold(self, fetched: "_Fetched", coverage: Coverage) -> None:
-        protected = np.concatenate([np.empty(0, dtype=np.uint64), *self._recent])
+    async def _fold(self, fetched: "_Fetched", coverage: Coverage, in_flight: Sequence[Hashes]) -> None:
+        protected = np.concatenate([np.empty(0, dtype=np.uint64), *in_flight])
         keys, blobs = fetched.keys, fetched.blobs
         replacements = [
             Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)
@@ -270,7 +276,10 @@ class RedisVelocityStore(_Store):
             self._renewed.clear()
             self._renewed_until = now + RENEW_SECONDS
         renewed = self._renewed
-        renew = "".join(["0" if key in renewed else "1" for key in keys])
+        if renewed.issuperset(keys):
+            renew = "0" * len(keys)
+        else:
+            renew = "".join(["0" if key in renewed else "1" for key in keys])
         answer = await self._run(_APPEND, [EPOCH_KEY, *keys], [b"%d" % ttl_ms(coverage), renew.encode(), *payload])
         renewed.update(keys)
         return answer[0], answer[1:]
@@ -339,9 +348,10 @@ class MemoryVelocityStore(_Store):
 
 
 def _keys(batch: Observations, appends: Appends) -> list[bytes]:
-    prefixes = [[f"{PREFIX}{program}:{kind}:" for kind in KINDS] for program in batch.programs]
-    named = zip(appends.program.tolist(), appends.kind.tolist(), appends.entity.tolist(), strict=True)
-    return [f"{prefixes[program][kind]}{entity:016x}".encode() for program, kind, entity in named]
+    prefixes = [f"{PREFIX}{program}:{kind}:".encode() for program in batch.programs for kind in KINDS]
+    which = (appends.program * len(KINDS) + appends.kind).tolist()
+    digits = hexlify(appends.entity.astype(">u8").tobytes())
+    return [prefixes[one] + digits[at : at + 16] for one, at in zip(which, count(0, 16), strict=False)]  # no end
 
 
 def _is_of(key: bytes, kinds: Sequence[int]) -> bool:

@@ -232,7 +232,7 @@ def test_estimates_of_a_folded_log_are_near_the_truth(step_ms: int) -> None:
     assert np.sqrt(np.mean(np.square(errors))) < 0.12
 
 
-@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables._ordered"])
+@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables.ordered_logs"])
 def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order or not, asked once or often in a batch: summaries, samples of all levels and records count alike."""
 
@@ -245,6 +245,40 @@ def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monke
 
     usual = counted()
     busy = "BUSY" in patched
-    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, _time, _first: np.zeros(len(logs.start) - 1, np.bool_))
-    assert np.array_equal(counted(), usual)
+    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, *_: np.zeros(len(logs.start) - 1, np.bool_))
+    assert np.array_equal(counted(), usual, equal_nan=True)
     assert usual[:, ADDRESS.names.index("velocity.ip.accounts_7d")].max() > 2 * SAMPLE_MAX
+
+
+def test_rounds_say_the_same_of_a_folded_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of order, with summaries and samples: rounds of a few count what pairs of all do."""
+
+    def counted() -> Floats:
+        rng = np.random.default_rng(6)
+        observed = on_one_address(0, 2_400, 1, 40_000)
+        entity = observed.entity.copy()
+        entity[:, 0] = rng.integers(1, 2**63, 700).astype(np.uint64)[rng.integers(0, 700, len(entity))]
+        late = observed.time - rng.integers(0, 600_000, len(entity))
+        return last_of(replace(observed, entity=entity, time=late), 300).values
+
+    usual = counted()
+    for size in (7, 10**9):
+        monkeypatch.setattr("detectors.velocity_rounds.ROUND", size)
+        assert np.array_equal(counted(), usual, equal_nan=True)
+
+
+def test_a_window_that_no_summary_is_in_is_exact() -> None:
+    """However long the log: what is asked over the last minute is counted from records, and not marked."""
+    asked = {window: demand_of((f"velocity.ip.count_{window}", "velocity.approximate")) for window in ("1m", "1h")}
+    observed = on_one_address(0, 1_500, 5, 3_000)
+
+    async def observe() -> dict[str, list[list[float]]]:
+        store = MemoryVelocityStore(None)
+        for start in range(0, 1_400, 100):
+            await store.observe(observed.part(start, start + 100), asked["1h"])
+        last = observed.part(1_400, 1_500)
+        return {window: (await store.observe(last, demand)).values.tolist() for window, demand in asked.items()}
+
+    found = asyncio.run(observe())
+    assert found["1m"] == [[20.0, 0.0]] * 100
+    assert found["1h"] == [[pytest.approx(1_200, rel=1 / 40), 1.0]] * 100
