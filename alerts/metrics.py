@@ -158,6 +158,26 @@ LINK_HUBS = Metric(
     ("kind",),
 )  # fmt: skip
 
+POLICY_VERSION = Metric(
+    "policy_version", "gauge", "Version of the policy this worker decides by.",
+    "Differs between workers for longer than a minute: one refused it, see `pointguard policy list` and its log.",
+    ("topic",),
+)  # fmt: skip
+POLICY_REFUSED = Metric(
+    "policy_refused_version", "gauge", "Version in force that this worker could not load; 0 when there is none.",
+    "It goes on with the old one: `pointguard policy list` shows why; roll back, or draft a corrected one.",
+    ("topic",),
+)  # fmt: skip
+RULES_PAUSED = Metric(
+    "rules_paused", "gauge", "Live rules that the circuit breaker has paused, in the policy in force.",
+    "`pointguard policy list` says why; correct the rule in a new version, or `pointguard policy resume-rule`.",
+    ("topic",),
+)  # fmt: skip
+RULE_HITS = Metric(
+    "rule_hits_total", "counter", "Events a rule fired on: live, shadow (on trial or paused), snoozed.",
+    "A jump of one rule: look at what it holds. Nothing for long: it may look at a field nobody sends any more.",
+    ("rule", "effect"),
+)  # fmt: skip
 ANCHORED = Metric(
     "last_anchor_timestamp_seconds", "gauge", "When this relay last published the audit chains' heads (Unix time).",
     "Old while events are decided: the relay has no signing key, or Kafka or the anchor file refuses; see its log.",

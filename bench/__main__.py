@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import engine, ledger, links, pipeline, velocity
+from bench import backtest, engine, ledger, links, pipeline, rules, velocity
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
@@ -10,5 +10,7 @@ if __name__ == "__main__":
     engine.main()
     pipeline.main()
     ledger.main()
+    rules.main()
+    backtest.main()
     velocity.main()
     links.main()

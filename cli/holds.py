@@ -16,14 +16,16 @@ from sqlalchemy import Connection, Row, text
 from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND, CommandError
 from config.policy import load_policy
-from detectors.decision import Reason
+from detectors.decision import Decision, Reason
 from detectors.event_types import POINTS_MAX
-from detectors.explain import explain
+from detectors.explain import describe, explain
+from detectors.features import unpack
 from detectors.policy import Policy
 from ledger.book import Resolution, Resolved
 from ledger.ids import IdBlocks
 from ledger.queries import HoldFilter, HoldView, balance, find_hold, open_holds
 from streams.endings import roots_of
+from streams.layouts import LayoutBook
 from streams.review import decide
 
 HOLD_ID_MAX = 2**63 - 1
@@ -41,8 +43,8 @@ Actor = Annotated[str | None, typer.Option(help="Who decides (default: this comp
 app = typer.Typer(help="Held points: list, explain, approve, reject.", no_args_is_help=True)
 
 _DECISIONS = text("""
-SELECT decision_id, type, outcome, code, score, reasons::text AS reasons, event::text AS event, policy_version,
-       model_version, occurred_at, decided_at
+SELECT decision_id, type, outcome, code, score, suspicious, features, features_version, reasons::text AS reasons,
+       event::text AS event, policy_version, model_version, occurred_at, decided_at
   FROM decision WHERE decision_id = ANY(:ids)""")
 _POLICY = text("SELECT document FROM policy WHERE version = :version")
 _COUNT = text("""
@@ -98,13 +100,8 @@ def show(
         for name, value in _facts(conn, hold, row):
             table.add_row(name, escape(value))
         out.print(table)
-        reasons = Table(title="reasons, the weightiest first")
-        for title in ("code", "log-odds", "what it says"):
-            reasons.add_column(title, justify="right" if title == "log-odds" else "left")
-        for reason, said in _Policies(conn).texts(row, lang):
-            weight = f"{reason.contribution:+.2f}" if reason.contribution else "floor"
-            reasons.add_row(reason.code, weight, escape(said))
-        out.print(reasons)
+        for line in _Policies(conn).told(row, lang):
+            say(escape(line))
 
 
 @app.command()
@@ -208,6 +205,7 @@ class _Policies:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._known: dict[int, Policy] = {}
+        self._layouts = LayoutBook()
 
     def texts(self, row: Row[tuple[object, ...]] | None, lang: Literal["en", "zh"]) -> list[tuple[Reason, str]]:
         """A decision's reasons with their sentences, the weightiest first."""
@@ -218,3 +216,22 @@ class _Policies:
             document = self._conn.execute(_POLICY, {"version": version}).scalar_one()
             self._known[version] = load_policy(document).policy
         return [(reason, explain(reason, self._known[version], lang)) for reason in _reasons(row.reasons)]
+
+    def told(self, row: Row[tuple[object, ...]] | None, lang: Literal["en", "zh"]) -> tuple[str, ...]:
+        """A decision in words: verdict, reasons with what each added, what had no effect, the account's own norm."""
+        if row is None:
+            return ("no decision is stored",)
+        reasons = tuple(reason for reason, _ in self.texts(row, lang))
+        decision = Decision(
+            outcome=row.outcome,
+            score=row.score,
+            reasons=reasons,
+            suspicious=row.suspicious,
+            policy_version=row.policy_version,
+            model_version=row.model_version,
+        )
+        return describe(decision, self._known[row.policy_version], lang, self._features(row))
+
+    def _features(self, row: Row[tuple[object, ...]]) -> dict[str, float]:
+        layout = self._layouts.layout(self._conn, row.features_version)
+        return dict(zip(layout.names, unpack([bytes(row.features)], layout, layout.names)[0].tolist(), strict=True))

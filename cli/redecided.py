@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from cli.errors import CommandError
 from config.policy import load_policy
 from config.settings import Settings
+from detectors.aside import silent_in
 from detectors.decision import CompiledPolicy, Reason, compile_policy, decide, was_cold
 from detectors.features import unpack
 from detectors.layout import Layout
@@ -106,6 +107,7 @@ def _again(
     for cold, alike in by_cold.items():
         fields = [stored_fields(row.event, row.device, row.ip) for row in alike]
         features = unpack([bytes(row.features) for row in alike], stored, policy.layout.names)
-        for row, decision in zip(alike, decide(fields, features, policy, snapshot, cold=cold), strict=True):
+        aside = silent_in([_reasons(row.reasons) for row in alike])
+        for row, decision in zip(alike, decide(fields, features, policy, snapshot, cold, aside), strict=True):
             refused = row.outcome == "reject" and row.code != "rejected"
             yield row.event_id, row.outcome if refused or row.outcome == "expired" else decision.outcome

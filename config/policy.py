@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from config.places import child, located
 from detectors.decision import CompiledPolicy, compile_policy
 from detectors.policy import Policy, PolicyRefused, Problem
 
@@ -49,25 +50,60 @@ _Loader.add_implicit_resolver(
 
 
 def load_policy(text: str) -> CompiledPolicy:
-    """The checked and compiled policy of a YAML document. Raises PolicyRefused with every problem found."""
-    return compile_policy(parse_policy(text))
+    """The checked and compiled policy of a YAML document. Raises PolicyRefused with every problem and its place."""
+    policy = parse_policy(text)
+    try:
+        return compile_policy(policy)
+    except PolicyRefused as refused:
+        raise PolicyRefused(located(compose(text), text, refused.problems)) from None
 
 
 def parse_policy(text: str) -> Policy:
     """The policy of a YAML document, with types and bounds checked but rules not compiled. Raises PolicyRefused."""
+    return _convert(text, compose(text))
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The document as YAML's nodes, which know where they stand. Raises PolicyRefused if it can't be read."""
     if len(text.encode()) > DOCUMENT_BYTES_MAX:
         raise _refused("$", "too_large", f"a policy document has at most {DOCUMENT_BYTES_MAX // 1024} KiB")
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506  # _Loader is a SafeLoader that allows still less
+        return yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise _refused("$", "not_yaml", " ".join(str(error).split())) from None
+        raise _unreadable(error) from None
+
+
+def _convert(text: str, node: yaml.Node | None) -> Policy:
+    try:
+        document = None if node is None else _Loader("").construct_document(node)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _unreadable(error) from None
     try:
         return msgspec.convert(document, Policy)
     except msgspec.ValidationError as error:
         message = str(error)
         match = _MSGSPEC_PATH.search(message)
         path = match.group("path") if match else ""
-        raise _refused(path or "$", "invalid_value", _MSGSPEC_PATH.sub("", message), _rule_at(document, path)) from None
+        found = Problem(path or "$", "invalid_value", _MSGSPEC_PATH.sub("", message), _rule_at(document, path))
+        raise PolicyRefused(located(node, text, [found])) from None
+
+
+def _unreadable(error: Exception) -> PolicyRefused:
+    """What YAML itself can't read, with the place if it names one."""
+    mark = getattr(error, "problem_mark", None)
+    problem = Problem("$", "not_yaml", " ".join(str(error).split()))
+    return PolicyRefused(
+        [problem if mark is None else msgspec.structs.replace(problem, line=mark.line + 1, column=mark.column + 1)]
+    )
+
+
+def renumbered(text: str, version: int) -> str:
+    """The document with another `version`, and not a character changed besides. Raises PolicyRefused without one."""
+    node = compose(text)
+    place = None if node is None else child(node, "version")
+    if place is None:
+        raise _refused("version", "missing", "a policy has a version; write `version: 1`")
+    return f"{text[: place.start_mark.index]}{version}{text[place.end_mark.index :]}"
 
 
 def load_policy_file(path: Path) -> CompiledPolicy:

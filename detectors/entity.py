@@ -86,14 +86,15 @@ class Keys:
 
     `device(text)`, `payment(text)`, `ip(text)` and `ip_prefix(text)` give the 16-byte pseudonym of a device or payment
     token (white space around it is dropped), of an address or its network (canonical first; a text that is no address
-    raises ValueError). `hash64(program, kind, value)` gives the number of an entity in velocity logs, never 0. All
-    remember recent answers; so does `entity64(program, kind, text)`, which takes what the producer wrote instead of the
-    stored value. Treat an instance as frozen.
+    raises ValueError); `network(text, bits)` that of the address's network of so many bits. `hash64(program, kind,
+    value)` gives the number of an entity in velocity logs, never 0. All remember recent answers; so does
+    `entity64(program, kind, text)`, which takes what the producer wrote instead of the stored value. Treat an instance
+    as frozen.
     """
 
     __slots__ = (
-        *("_cipher", "_device", "_ip", "_ip_prefix", "_nonce", "_payload", "_payment", "_state"),
-        *("device", "entity64", "hash64", "ip", "ip_prefix", "payment", "version"),
+        *("_cipher", "_device", "_ip", "_ip_prefix", "_network", "_nonce", "_payload", "_payment", "_state"),
+        *("device", "entity64", "hash64", "ip", "ip_prefix", "network", "payment", "version"),
     )
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
@@ -109,12 +110,14 @@ class Keys:
         self._ip_prefix = _subkey(secret, version, "ip-prefix")
         hashed = blake2b(key=_subkey(secret, version, "velocity"), digest_size=8)
         self._state = lru_cache(_PREFIXES_CACHED)(lambda program, kind: _begun(hashed, program, kind))
+        self._network = _subkey(secret, version, "network")
         self._payload = _subkey(secret, version, "payload")
         self._nonce = _subkey(secret, version, "seal-nonce")
         self._cipher = AESGCM(_subkey(secret, version, "seal"))
         self.device: Callable[[str], bytes] = lru_cache(_CACHED)(self._device_of)
         self.payment: Callable[[str], bytes] = lru_cache(_CACHED)(self._payment_of)
         self.ip: Callable[[str], bytes] = lru_cache(_CACHED)(self._ip_of)
+        self.network: Callable[[str, int], bytes | None] = lru_cache(_CACHED)(self._network_of)
         self.ip_prefix: Callable[[str], bytes] = lru_cache(_CACHED)(self._ip_prefix_of)
         self.hash64: Callable[[str, str, bytes], int] = lru_cache(_CACHED)(self.event_hash64)
         self.entity64: Callable[[str, str, str], int] = lru_cache(_ENTITIES_CACHED)(self._entity64)
@@ -173,6 +176,18 @@ class Keys:
 
     def _ip_prefix_of(self, ip: str) -> bytes:
         return self._pseudonym(self._ip_prefix, _address(canonical_prefix(ip)))
+
+    def _network_of(self, ip: str, prefix: int) -> bytes | None:
+        """The pseudonym of the network of `prefix` bits that the address lies in; None if the prefix is too long."""
+        canonical = canonical_ip(ip)
+        if canonical is None:
+            raise ValueError("not an IP address")
+        address = ip_address(canonical)
+        if prefix > address.max_prefixlen:
+            return None
+        shift = address.max_prefixlen - prefix
+        bits = (int(address) >> shift) << shift
+        return self._pseudonym(self._network, f"{address.version}|{prefix}|{bits}".encode())
 
     def _pseudonym(self, key: bytes, value: bytes) -> bytes:
         return bytes((self.version,)) + _mac(key, value)[: PSEUDONYM_BYTES - 1]

@@ -1,8 +1,21 @@
-"""A reason as a sentence, in English and Simplified Chinese: the one place where reasons become text."""
+"""A decision in words, in English and Simplified Chinese: the one place where reasons become text."""
 
+import re
+from collections.abc import Mapping
 from typing import Literal
 
-from detectors.decision import POINTS_OVER_MAX, RULE_ERROR, VELOCITY_COLD, Reason
+from detectors.aside import EFFECTLESS
+from detectors.decision import (
+    LIST_ALLOW,
+    LIST_BLOCK,
+    LIST_FINAL,
+    LIST_WATCH,
+    POINTS_OVER_MAX,
+    RULE_ERROR,
+    VELOCITY_COLD,
+    Decision,
+    Reason,
+)
 from detectors.policy import PLACEHOLDER, Policy, Text
 
 Language = Literal["en", "zh"]
@@ -22,6 +35,15 @@ _TEXTS: dict[str, Text] = {
     ),
     POINTS_OVER_MAX: Text(en="{value} points in one event (limit {limit}).", zh="单笔 {value} 积分（上限 {limit}）。"),
     RULE_ERROR: Text(en="Rule {about} could not be evaluated.", zh="规则 {about} 无法计算。"),
+    LIST_ALLOW: Text(
+        en="On an allow-list (entry {value}): what speaks against it is taken back, hard limits stay.",
+        zh="在放行名单上（条目 {value}）：不利因素不计，硬性限制仍然有效。",
+    ),
+    LIST_BLOCK: Text(en="On a block-list (entry {value}).", zh="在拦截名单上（条目 {value}）。"),
+    LIST_FINAL: Text(
+        en="On a block-list that nothing overrides (entry {value}).", zh="在不可豁免的拦截名单上（条目 {value}）。"
+    ),
+    LIST_WATCH: Text(en="On a watch-list (entry {value}).", zh="在观察名单上（条目 {value}）。"),
     "time_clamped": Text(
         en="The claimed time was too far from when the event was seen; the nearest credible time counts.",
         zh="事件声称的时间与收到的时间相差过大，按最接近的可信时间计算。",
@@ -41,6 +63,29 @@ _TEXTS: dict[str, Text] = {
         zh="原事件未产生积分变动，或已全部冲正。",
     ),
 }
+_OUTCOMES: dict[str, Text] = {
+    "approve": Text(en="Approved", zh="通过"),
+    "hold": Text(en="Held", zh="冻结待审"),
+    "reject": Text(en="Rejected", zh="拒绝"),
+    "noted": Text(en="Noted", zh="已记录"),
+}
+_SUSPICIOUS = Text(en=", and suspicious", zh="，但可疑")
+_HEAD = Text(
+    en="{outcome}: score {score} (held from {hold}, rejected from {reject}), policy {policy}, model {model}.",
+    zh="{outcome}：风险分 {score}（{hold} 起冻结，{reject} 起拒绝），策略版本 {policy}，模型版本 {model}。",
+)
+_NO_MODEL = {"en": "none", "zh": "无"}
+_FLOOR = {"en": "floor", "zh": "底线"}
+_EFFECTLESS = {
+    "shadow": Text(en="on trial", zh="试运行"),
+    "snoozed": Text(en="snoozed", zh="已静默"),
+}
+_NORM = Text(
+    en="{ratio} × its usual day: {points} points within 24 h, this event included; usually {usual} a day.",
+    zh="为其平日的 {ratio} 倍：24 小时内（含本笔）{points} 积分，平日每天 {usual} 积分。",
+)
+_SUM = re.compile(r"velocity\.account\.sum_(\d+)d")
+_TODAY = "velocity.account.sum_24h"
 _UNKNOWN = {"en": "unknown", "zh": "未知"}
 _UNITS = {
     "en": ((86_400, " d"), (3_600, " h"), (60, " min"), (1, " s")),
@@ -56,6 +101,65 @@ def explain(reason: Reason, policy: Policy, lang: Language) -> str:
     return PLACEHOLDER.sub(
         lambda match: _fill(reason, match.group(1), match.group(2), lang), text.zh if lang == "zh" else text.en
     )
+
+
+def describe(
+    decision: Decision, policy: Policy, lang: Language, features: Mapping[str, float] | None = None
+) -> tuple[str, ...]:
+    """A decision, line by line: verdict, score and versions; each reason with what it added; what had no effect.
+
+    `policy` is the one it was made under. With `features` (values by name, those that are known) it ends with a
+    comparison with the account's own norm, where they allow one.
+    """
+    lines = [_head(decision, policy, lang)]
+    lines += [
+        f"  {_added(reason, lang):>8}  {reason.code}: {explain(reason, policy, lang)}" for reason in decision.reasons
+    ]
+    norm = own_norm(features or {})
+    if norm is not None:
+        points, usual = norm
+        lines.append(
+            _in(_NORM, lang).format(ratio=f"{points / usual:.1f}", points=f"{points:,.0f}", usual=f"{usual:,.0f}")
+        )
+    return tuple(lines)
+
+
+def own_norm(features: Mapping[str, float]) -> tuple[float, float] | None:
+    """Points of the last 24 h with this event, and of a usual day of the account by its widest window of days.
+
+    None where the features lack these sums, or the account moved nothing before.
+    """
+    widest = max((int(match.group(1)) for name in features if (match := _SUM.fullmatch(name))), default=0)
+    if widest < 2 or _TODAY not in features or "event.points" not in features:  # noqa: PLR2004  # a day has no usual day
+        return None
+    today, before = features[_TODAY], features[f"velocity.account.sum_{widest}d"]
+    usual = (before - today) / (widest - 1)
+    return (today + features["event.points"], usual) if usual > 0.0 else None
+
+
+def _head(decision: Decision, policy: Policy, lang: Language) -> str:
+    outcome = _in(_OUTCOMES[decision.outcome], lang) + (_in(_SUSPICIOUS, lang) if decision.suspicious else "")
+    return _in(_HEAD, lang).format(
+        outcome=outcome,
+        score=f"{decision.score:.4f}",
+        hold=policy.thresholds.hold,
+        reject=policy.thresholds.reject,
+        policy=decision.policy_version,
+        model=decision.model_version or _NO_MODEL[lang],
+    )
+
+
+def _added(reason: Reason, lang: Language) -> str:
+    """What a reason added in log-odds, or that it set a floor, or why it had no effect."""
+    if reason.kind in EFFECTLESS:
+        return _in(_EFFECTLESS[reason.kind], lang)
+    if reason.kind == "ledger":
+        return ""
+    return f"{reason.contribution:+.2f}" if reason.contribution else _FLOOR[lang]
+
+
+def _in(text: Text, lang: Language) -> str:
+    return text.zh if lang == "zh" else text.en
 
 
 def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:

@@ -47,6 +47,8 @@ _TOKEN = re.compile(
       | (?P<op>&&|\|\||[=!<>]=|[<>!+\-*/%?:,()\[\].])""",
     re.VERBOSE,
 )
+_CEL_SAID = re.compile(r"<input>:\d+:\d+: Syntax error: ([^\n]+)")
+_CEL_PLACE = re.compile(r"<input>:(\d+):(\d+)")
 _COMPARE: dict[str, Any] = {
     "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
     "==": np.equal, "!=": np.not_equal,
@@ -55,18 +57,22 @@ _FLIP = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
 
 class ExpressionRefused(ValueError):
-    """The expression can't be a rule; `error` is a short name, `detail` says what to do."""
+    """The expression can't be a rule; `error` is a short name, `detail` says what to do.
 
-    def __init__(self, error: str, detail: str) -> None:
-        self.error, self.detail = error, detail
+    `at` is where in the expression, in characters from 0, if that is known.
+    """
+
+    def __init__(self, error: str, detail: str, at: int | None = None) -> None:
+        self.error, self.detail, self.at = error, detail, at
         super().__init__(f"{error}: {detail}")
 
 
 class Token(NamedTuple):
-    """A piece of the expression; `kind` is string, number, name, call or op."""
+    """A piece of the expression; `kind` is string, number, name, call or op, `at` its place in characters from 0."""
 
     kind: str
     text: str
+    at: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,31 +148,35 @@ def _tokens(source: str) -> list[Token]:
         match = _TOKEN.match(source, position)
         if match is None:
             raise ExpressionRefused(
-                "syntax_error", f"can't read {source[position : position + 12]!r} at character {position + 1}"
+                "syntax_error",
+                f"can't read {source[position : position + 12]!r} at character {position + 1}",
+                position,
             )
-        position = match.end()
+        begin, position = position, match.end()
         kind = str(match.lastgroup)
         if kind == "space":
             continue
         text = match.group()
         if kind == "string" and tokens and tokens[-1].kind in ("name", "string"):
-            raise ExpressionRefused("syntax_error", f"write {text} as a plain string, without a prefix")
+            raise ExpressionRefused("syntax_error", f"write {text} as a plain string, without a prefix", begin)
         if kind == "name" and text in KEYWORDS:
             kind = "op"
         if text == "(" and tokens and tokens[-1].kind == "name":
-            tokens[-1:] = _call(tokens[-1].text, after_dot=len(tokens) > 1 and tokens[-2].text == ".")
-        tokens.append(Token(kind, text))
+            tokens[-1:] = _call(tokens[-1], after_dot=len(tokens) > 1 and tokens[-2].text == ".")
+        tokens.append(Token(kind, text, begin))
     return tokens
 
 
-def _call(name: str, *, after_dot: bool) -> list[Token]:
+def _call(token: Token, *, after_dot: bool) -> list[Token]:
     """`event.store.startsWith` before a parenthesis is a name and a call of one of FUNCTIONS."""
-    owner, _, function = name.rpartition(".")
+    owner, _, function = token.text.rpartition(".")
+    at = token.at + len(token.text) - len(function)
     if function not in FUNCTIONS:
-        raise ExpressionRefused("unknown_function", f"{function!r}: use one of {', '.join(sorted(FUNCTIONS))}")
+        raise ExpressionRefused("unknown_function", f"{function!r}: use one of {', '.join(sorted(FUNCTIONS))}", at)
     if after_dot and owner:
-        raise ExpressionRefused("syntax_error", f"can't call {name!r} there")
-    return [Token("name", owner), Token("op", "."), Token("call", function)] if owner else [Token("call", function)]
+        raise ExpressionRefused("syntax_error", f"can't call {token.text!r} there", token.at)
+    called = Token("call", function, at)
+    return [Token("name", owner, token.at), Token("op", ".", at - 1), called] if owner else [called]
 
 
 def _resolve(tokens: list[Token], limit: float | None) -> list[Token]:
@@ -176,14 +186,14 @@ def _resolve(tokens: list[Token], limit: float | None) -> list[Token]:
     for token in tokens:
         depth += (token.text in ("(", "[")) - (token.text in (")", "]"))
         if depth > DEPTH_MAX:
-            raise ExpressionRefused("too_deep", f"nest at most {DEPTH_MAX} parentheses")
+            raise ExpressionRefused("too_deep", f"nest at most {DEPTH_MAX} parentheses", token.at)
         if token.kind == "name" and token.text == "limit":
             if limit is None:
-                raise ExpressionRefused("unknown_name", "'limit' is used, so give the rule a limit")
-            resolved.append(Token("number", repr(float(limit))))
+                raise ExpressionRefused("unknown_name", "'limit' is used, so give the rule a limit", token.at)
+            resolved.append(Token("number", repr(float(limit)), token.at))
             continue
         if token.kind == "name" and not is_name(token.text):
-            raise ExpressionRefused("unknown_name", f"{token.text!r}: {near(token.text)}")
+            raise ExpressionRefused("unknown_name", f"{token.text!r}: {near(token.text)}", token.at)
         resolved.append(token)
     return resolved
 
@@ -196,7 +206,19 @@ def _compile(source: str) -> cel.Program:
     try:
         return cel.compile(source)
     except ValueError as error:
-        raise ExpressionRefused("syntax_error", " ".join(str(error).split())) from None
+        message = str(error)
+        said = _CEL_SAID.search(message)
+        detail = " ".join((said.group(1) if said else message).split())
+        raise ExpressionRefused("syntax_error", detail, _place(source, message)) from None
+
+
+def _place(source: str, message: str) -> int | None:
+    """Where CEL's own parser stopped: it tells line and column, both from 1."""
+    found = _CEL_PLACE.search(message)
+    if found is None:
+        return None
+    before = source.split("\n")[: int(found.group(1)) - 1]
+    return sum(len(line) + 1 for line in before) + int(found.group(2)) - 1
 
 
 # --- the boolean skeleton -------------------------------------------------------------------------------------------
@@ -208,7 +230,7 @@ def _split(tokens: list[Token], operator: str) -> list[list[Token]]:
     depth = 0
     for token in tokens:
         depth += (token.text in ("(", "[")) - (token.text in (")", "]"))
-        if depth == 0 and token == Token("op", operator):
+        if depth == 0 and (token.kind, token.text) == ("op", operator):
             parts.append([])
         else:
             parts[-1].append(token)
@@ -260,13 +282,17 @@ def _probe(program: cel.Program, operand: list[Token]) -> None:
             answer = program.execute(values)
         except TypeError as error:
             hint = "numbers are doubles, so calculate with 2.0, not 2; compare strings with strings"
-            raise ExpressionRefused("wrong_type", f"{text!r}: {hint} ({str(error).split('.')[0]})") from None
+            detail = f"{text!r}: {hint} ({str(error).split('.')[0]})"
+            raise ExpressionRefused("wrong_type", detail, operand[0].at) from None
         except ZeroDivisionError:
-            raise ExpressionRefused("division_by_zero", f"{text!r} divides by zero when its value is 0") from None
+            detail = f"{text!r} divides by zero when its value is 0"
+            raise ExpressionRefused("division_by_zero", detail, operand[0].at) from None
         except (ValueError, RuntimeError, OverflowError) as error:
-            raise ExpressionRefused("not_computable", f"{text!r}: {' '.join(str(error).split())}") from None
+            detail = f"{text!r}: {' '.join(str(error).split())}"
+            raise ExpressionRefused("not_computable", detail, operand[0].at) from None
         if not isinstance(answer, bool):
-            raise ExpressionRefused("wrong_type", f"{text!r} must be true or false, and is a {type(answer).__name__}")
+            detail = f"{text!r} must be true or false, and is a {type(answer).__name__}"
+            raise ExpressionRefused("wrong_type", detail, operand[0].at)
 
 
 def _bound(tokens: list[Token], columns: Mapping[str, int]) -> tuple[Bound, bool]:
@@ -306,7 +332,7 @@ def _comparison(tokens: list[Token], columns: Mapping[str, int]) -> Bound | None
 
 def _side(tokens: list[Token], columns: Mapping[str, int]) -> int | float | None:
     """The column (int) or constant (float) that `tokens` stand for, None if they are more than that."""
-    negative = tokens[:1] == [Token("op", "-")]
+    negative = bool(tokens) and (tokens[0].kind, tokens[0].text) == ("op", "-")
     if len(tokens) != 1 + negative:
         return None
     token = tokens[-1]

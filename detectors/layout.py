@@ -28,8 +28,8 @@ ACCOUNT: Final = (
 EVENT: Final = ("event.points", "event.hour", "event.outflow")
 LINKS: Final = ("links.accounts", "links.fresh_accounts", "links.held_accounts", "links.points", "links.risk")
 """The account's cluster: its size, how many of it are fresh or have held points, points at stake, and its risk."""
-LISTS: Final = ("lists.allow", "lists.block", "lists.watch")
-"""1 if any entity of the event stands on a list of that kind; `lists.<name>` asks for one list."""
+LISTS: Final = ("lists.allow", "lists.block", "lists.final", "lists.watch")
+"""The entry's number if any entity of the event stands on a list of that tier, else 0; `lists.<name>`: one list."""
 FIXED: Final = (APPROXIMATE, *ACCOUNT, *EVENT, *LINKS, *LISTS)
 VERSION_LENGTH: Final = 16
 

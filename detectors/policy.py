@@ -18,6 +18,9 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Chance = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Points = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Seconds = Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Percent = Annotated[float, Meta(ge=0.0, le=100.0)]
+Floor = Literal["hold", "reject"]
 
 PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent))?\}")
 """`{name}`, `{name|duration}` or `{name|percent}` in a reason's text."""
@@ -42,7 +45,9 @@ class Rule(Value, frozen=True, kw_only=True):
     """One CEL rule. It adds `weight` log-odds when it fires, or sets a floor under the verdict with `outcome`.
 
     `limit` may be used in the expression under that name, so that the reason and the rule cannot disagree.
-    `shows` lists the names whose values go into the reason, the main one first.
+    `shows` lists the names whose values go into the reason, the main one first. `programs` and `stores` narrow where
+    it looks (empty: everywhere), `rollout` to a share of the accounts, in per cent: always the same ones of a rule, and
+    more of them as it grows.
     """
 
     id: Code
@@ -50,7 +55,10 @@ class Rule(Value, frozen=True, kw_only=True):
     reason: Text
     types: Annotated[tuple[Moving, ...], Meta(min_length=1)] = ("earn", "redeem", "transfer", "adjust")
     weight: Annotated[float, Meta(ge=-20.0, le=20.0)] | None = None
-    outcome: Literal["hold", "reject"] | None = None
+    outcome: Floor | None = None
+    programs: Annotated[tuple[Name, ...], Meta(max_length=50)] = ()
+    stores: Annotated[tuple[Name, ...], Meta(max_length=500)] = ()
+    rollout: Percent = 100.0
     mode: Literal["off", "shadow", "live"] = "live"
     shows: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
     limit: Finite | None = None
@@ -111,6 +119,31 @@ class Links(Value, frozen=True, kw_only=True):
     fresh_days: Annotated[int, Meta(ge=1, le=366)] = 90
 
 
+class ListTerms(Value, frozen=True, kw_only=True):
+    """What lists do: the floor of an ordinary `block` (an allow-list lifts it), of one that is `final` (nothing does).
+
+    `watch` is the log-odds that standing on a watch-list adds.
+    """
+
+    block: Floor = "reject"
+    final: Floor = "reject"
+    watch: Annotated[float, Meta(ge=0.0, le=20.0)] = 1.0
+
+
+class Breaker(Value, frozen=True, kw_only=True):
+    """When a live rule is paused by itself: it fires on more than `times` the share of events that is expected of it.
+
+    Expected is what its backtest found, else its own long-run share. Below the share `above` nothing is paused; a rule
+    of which nothing is known is paused beyond the share `unknown`. The last `window` events count, at least `events`.
+    """
+
+    times: Annotated[float, Meta(ge=1.5, le=1_000.0)] = 5.0
+    above: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
+    unknown: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.25
+    events: Annotated[int, Meta(ge=100, le=1_000_000)] = 1_000
+    window: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000
+
+
 class Policy(Value, frozen=True, kw_only=True):
     """Everything a verdict depends on besides the event, its features and the models."""
 
@@ -124,6 +157,8 @@ class Policy(Value, frozen=True, kw_only=True):
     holds: dict[HeldType, HoldTerm]
     training: Training = Training()
     links: Links = Links()
+    lists: ListTerms = ListTerms()
+    breaker: Breaker = Breaker()
 
     def without(self, rule_id: str) -> "Policy":
         """The same policy with one rule off, to see what that rule decides. KeyError if there is no such rule."""
@@ -134,16 +169,24 @@ class Policy(Value, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong with a policy: where (`path`, and the rule if any), a short name, and what to do about it."""
+    """One thing wrong with a policy: where (`path`, and the rule if any), a short name, and what to do about it.
+
+    `at` is the place inside an expression, in characters from 0; `line` and `column` (from 1) are where in the document
+    it stands, once whoever read the document has filled them in.
+    """
 
     path: str
     error: str
     detail: str
     rule: str | None = None
+    at: int | None = None
+    line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
         place = f"rule {self.rule}, {self.path}" if self.rule else self.path
-        return f"{place}: {self.error}: {self.detail}"
+        where = f"line {self.line}, column {self.column}: " if self.line is not None else ""
+        return f"{where}{place}: {self.error}: {self.detail}"
 
 
 class PolicyRefused(Exception):

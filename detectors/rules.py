@@ -5,8 +5,9 @@ CEL treats an error (`false && unknown` is false, `true || unknown` is true), an
 not fire. Two exceptions come from CEL itself: an unknown equals nothing (`==` is false) and differs from everything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cel
 import msgspec
@@ -26,18 +27,22 @@ from detectors.expression import (
 )
 from detectors.layout import Floats, Layout, is_feature, layout_of
 from detectors.policy import PLACEHOLDER, TYPES, Problem, Rule
+from detectors.rollout import account_hashes, chosen, salt
 
 TYPE_CODE: dict[str, int] = {name: code for code, name in enumerate(TYPES)}
+ALL_ACCOUNTS = 100.0
 
 
 class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a decision needs of an event besides its features; stored with the decision. Nothing here is personal.
+    """What a decision needs of an event besides its features; stored with the decision.
 
-    `points` is signed for an adjust, else positive; `outflow` says that points leave the account.
+    `points` is signed for an adjust, else positive; `outflow` says that points leave the account. The account itself
+    only chooses which rules on partial rollout look at the event.
     """
 
     type: str
     program: str
+    account: str = ""
     points: int = 0
     outflow: bool = False
     fulfilled: bool = False
@@ -50,12 +55,18 @@ class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 @dataclass(frozen=True)
 class LiveRule:
-    """A rule, its expression with the bound for the policy's layout, and by type code whether it looks at that type."""
+    """A rule, its expression with the bound for the policy's layout, its types as a mask over type codes, its scope.
+
+    The sets of the scope are None where it is everywhere.
+    """
 
     rule: Rule
     expression: Expression
     bound: Bound
     applies: NDArray[np.bool_]
+    programs: frozenset[str] | None = None
+    stores: frozenset[str] | None = None
+    salt: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,11 @@ class RuleSet:
 
     def evaluate(self, fields: Sequence[EventFields], numbers: Floats) -> list[Fired]:
         """What fired, one element an event; `numbers` is float64[n, len(columns)]: features, then model shares."""
-        codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
+        scope = _Scope(fields)
         fired: dict[int, list[int]] = {}
         asked: dict[int, list[int]] = {}
         for position, live in enumerate(self.live):
-            mask = live.applies[codes] & live.bound(numbers)
+            mask = live.bound(numbers) & scope.mask(live)
             into = fired if live.expression.exact else asked
             for row in np.flatnonzero(mask).tolist():
                 into.setdefault(row, []).append(position)
@@ -130,6 +141,44 @@ class RuleSet:
         }
 
 
+class _Scope:
+    """Which events of a batch the rules look at: each mask is made once, for all rules that share it."""
+
+    def __init__(self, fields: Sequence[EventFields]) -> None:
+        self._fields = fields
+        self._codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
+        self._known: dict[object, NDArray[np.bool_]] = {}
+
+    def mask(self, live: LiveRule) -> NDArray[np.bool_]:
+        """Types, programmes, stores and rollout of one rule."""
+        mask = self._once(live.applies.tobytes(), lambda: live.applies[self._codes])
+        if live.programs is not None:
+            mask = mask & self._named("program", live.programs)
+        if live.stores is not None:
+            mask = mask & self._named("store", live.stores)
+        if live.rule.rollout < ALL_ACCOUNTS:
+            mask = mask & chosen(self._accounts, live.salt, live.rule.rollout)
+        return mask
+
+    def _named(self, field: str, names: frozenset[str]) -> NDArray[np.bool_]:
+        return self._once(
+            (field, names),
+            lambda: np.fromiter(
+                (getattr(event, field) in names for event in self._fields), dtype=np.bool_, count=len(self._fields)
+            ),
+        )
+
+    @cached_property
+    def _accounts(self) -> NDArray[np.uint64]:
+        return account_hashes([(event.program, event.account) for event in self._fields])
+
+    def _once(self, key: object, make: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        mask = self._known.get(key)
+        if mask is None:
+            mask = self._known[key] = make()
+        return mask
+
+
 def _is_unknown(expression: Expression, values: dict[str, object]) -> bool:
     """True if the failure came from an unknown number: with a known value in its place the expression has an answer."""
     unknown = [name for name in map(flat, expression.names) if values[name] != values[name]]
@@ -157,13 +206,13 @@ def compile_rules(rules: Sequence[Rule], inputs: Iterable[str] = ()) -> tuple[Ru
         try:
             expression = parse(rule.expression, rule.limit)
         except ExpressionRefused as refused:
-            problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id))
+            problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id, refused.at))
             continue
         if rule.mode != "off":
             used.append((rule, expression))
     layout = _layout(used, inputs)
     columns = columns_of(layout)
-    live = [LiveRule(rule, expression, expression.bound(columns), _applies(rule)) for rule, expression in used]
+    live = [_live(rule, expression, columns) for rule, expression in used]
     return RuleSet(tuple(live), layout, columns), problems
 
 
@@ -174,8 +223,16 @@ def _layout(used: Sequence[tuple[Rule, Expression]], inputs: Iterable[str]) -> L
     return layout_of(name for name in named if is_feature(name))
 
 
-def _applies(rule: Rule) -> NDArray[np.bool_]:
-    return np.array([name in rule.types for name in TYPES], dtype=np.bool_)
+def _live(rule: Rule, expression: Expression, columns: Mapping[str, int]) -> LiveRule:
+    return LiveRule(
+        rule=rule,
+        expression=expression,
+        bound=expression.bound(columns),
+        applies=np.array([name in rule.types for name in TYPES], dtype=np.bool_),
+        programs=frozenset(rule.programs) or None,
+        stores=frozenset(rule.stores) or None,
+        salt=salt(rule.id),
+    )
 
 
 def _check(rule: Rule, path: str, seen: set[str]) -> list[Problem]:

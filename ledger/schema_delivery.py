@@ -163,6 +163,18 @@ policy = Table(
     Column("document", Text, nullable=False),
     Column("active", Boolean, nullable=False, server_default=text("false")),
     moment("activated_at", nullable=True),
+    Column("author", Text),
+    moment("drafted_at", now=True),
+    Column("note", Text, nullable=False, server_default=text("''")),
+    Column("approved_by", Text),
+    moment("approved_at", nullable=True),
+    CheckConstraint("length(btrim(author)) BETWEEN 1 AND 128", name="author"),
+    CheckConstraint(
+        "approved_by IS NULL OR (author IS NOT NULL AND lower(btrim(approved_by)) <> lower(btrim(author)))",
+        name="four_eyes",
+    ),
+    CheckConstraint("(approved_by IS NULL) = (approved_at IS NULL)", name="approved"),
+    CheckConstraint("NOT active OR author IS NULL OR approved_by IS NOT NULL", name="in_force"),
     Index("policy_active_key", "active", unique=True, postgresql_where=text("active")),
 )
 

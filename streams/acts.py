@@ -22,6 +22,11 @@ def policy_activated(conn: Connection, actor: str, version: int, document: str) 
     record(conn, Act("policy", actor, "policy.activated", said))
 
 
+def rule_paused(conn: Connection, actor: str, version: int, rule: str, why: str) -> None:
+    """The circuit breaker took a rule's effect away."""
+    record(conn, Act("policy", actor, "rule.paused", {"version": version, "rule": rule, "why": why}))
+
+
 def model_published(conn: Connection, version: int, last_seq: int, signature: bytes) -> None:
     """A snapshot of the models is there, which workers take into use."""
     said = {"version": version, "last_seq": last_seq, "signature": signature.hex()}

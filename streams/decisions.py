@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide, was_cold
+from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide
 from detectors.event import Event
 from detectors.layout import Floats, Layout
 from detectors.models_snapshot import Snapshot
@@ -195,7 +195,7 @@ def decide_again(
 
     `stored` is the layout that the row names.
     """
-    return redecide(fields, features, stored, policy, models, cold=was_cold(_decode_reasons(reasons)))
+    return redecide(fields, features, stored, policy, models, _decode_reasons(reasons))
 
 
 def micros(at: datetime) -> int:

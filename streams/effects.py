@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from detectors.decision import is_trusted
 from detectors.entity import Keys
-from detectors.policy import Training
+from detectors.explain import describe
+from detectors.policy import Policy, Training
 from ledger.arrays import bigints, run, texts, timestamps
 from streams.decisions import Decided
 from streams.messages import AlertMessage, DecisionMessage, alert_message, decision_message
@@ -33,12 +34,14 @@ class Outgoing:
     alerts: str
 
 
-def messages(decided: Sequence[Decided], topics: Outgoing, at: datetime) -> list[Message]:
-    """One message a decision, and an alert for each new hold and each suspicious fact."""
+def messages(decided: Sequence[Decided], topics: Outgoing, at: datetime, policy: Policy | None = None) -> list[Message]:
+    """One message a decision, and an alert, told in the words of `policy`, for each new hold and suspicious fact."""
     made = [decision_message(topics.decisions, _decision(row, at)) for row in decided]
-    made += [alert_message(topics.alerts, _alert("hold_opened", row, at)) for row in decided if row.outcome == "hold"]
     made += [
-        alert_message(topics.alerts, _alert("suspicious_fact", row, at))
+        alert_message(topics.alerts, _alert("hold_opened", row, at, policy)) for row in decided if row.outcome == "hold"
+    ]
+    made += [
+        alert_message(topics.alerts, _alert("suspicious_fact", row, at, policy))
         for row in decided
         if row.decision is not None and row.decision.suspicious
     ]
@@ -123,7 +126,7 @@ def _decision(row: Decided, at: datetime) -> DecisionMessage:
     )
 
 
-def _alert(alert: str, row: Decided, at: datetime) -> AlertMessage:
+def _alert(alert: str, row: Decided, at: datetime, policy: Policy | None) -> AlertMessage:
     return AlertMessage(
         alert=alert,
         at=at,
@@ -133,4 +136,6 @@ def _alert(alert: str, row: Decided, at: datetime) -> AlertMessage:
         hold_id=row.decision_id if row.outcome == "hold" else None,
         points=getattr(row.event, "points", None),
         score=row.decision.score if row.decision else None,
+        why_en=describe(row.decision, policy, "en") if row.decision and policy else (),
+        why_zh=describe(row.decision, policy, "zh") if row.decision and policy else (),
     )

@@ -39,7 +39,9 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
     `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
-    source_quarantined, hold_escalated (it was due, and waits for a person) or ledger_differs (verify found it).
+    source_quarantined, hold_escalated (it was due, and waits for a person), ledger_differs (verify found it) or
+    rule_paused (the circuit breaker took the effect of `rule` away; `detail` says why). `why_en` and `why_zh` tell the
+    decision behind the first two in words (`detectors.explain.describe`).
     """
 
     alert: str
@@ -55,6 +57,10 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+    rule: str | None = None
+    detail: str | None = None
+    why_en: tuple[str, ...] = ()
+    why_zh: tuple[str, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -68,5 +74,5 @@ def decision_message(topic: str, value: DecisionMessage) -> Message:
 def alert_message(topic: str, value: AlertMessage) -> Message:
     """The message of an alert, keyed by what it is about."""
     place = f"{value.topic}/{value.partition}/{value.offset}" if value.topic else value.source
-    about = value.id or value.hold_id or place or value.error
+    about = value.id or value.hold_id or place or value.rule or value.error
     return Message(topic, str(about).encode(), _encode(value))

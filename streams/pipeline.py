@@ -35,8 +35,10 @@ from alerts.metrics import (
 from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.layout import Floats
+from detectors.policy import Policy
 from ledger.chain_cover import Cover
 from streams import decisions, effects, endings, inbox, outbox, quarantine
+from streams.breaking import RuleWatch
 from streams.catalog import Catalog
 from streams.decisions import Decided, Made
 from streams.effects import CONFLICT, Outgoing
@@ -71,6 +73,7 @@ class Parts:
     poster: Poster
     topics: Outgoing
     metrics: Metrics
+    rules: RuleWatch
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class Committed:
     letters: tuple[DeadLetter, ...]
     duplicates: int
     ended: tuple[Ending, ...] = ()
+    policy: Policy | None = None
+    """What decided them; None where nothing was decided."""
 
 
 class Pipeline:
@@ -221,7 +226,16 @@ class Pipeline:
         self._stage("commit", time.perf_counter() - written)
         self._count(committed, len(prepared.records))
         self._note_failures(committed)
+        self._watch_rules(committed, prepared.judge)
         return committed
+
+    def _watch_rules(self, committed: Committed, judge: Judge) -> None:
+        """Count what rules did to live programmes, and pause the one that does far too much."""
+        catalog = self._parts.catalog
+        simulated = {name for name, program in catalog.programs.items() if program.mode == "simulation"}
+        live = [row for row in committed.decided if row.event.program not in simulated]
+        for rule in self._parts.rules.watch(live, judge, catalog.expected):
+            catalog.pause(rule)
 
     def bury(self, prepared: Prepared, error: Exception) -> Committed:
         """Keep the one record of `prepared` as a dead letter: processing it failed for a reason that will not pass."""
@@ -271,7 +285,8 @@ class Pipeline:
         decided = judged.decided
         rows = self._store(conn, decided, prepared.judge, now)
         cover.add_decisions((row.decision_id for row in decided), rows)
-        return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings))
+        policy = prepared.judge.policy.policy
+        return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings), policy)
 
     def _store(
         self, conn: Connection, decided: Sequence[Decided], judge: Judge, now: datetime
@@ -286,7 +301,7 @@ class Pipeline:
 
     def _leave(self, conn: Connection, committed: Committed, now: datetime) -> None:
         inbox.bury(conn, self._parts.log, committed.letters, self._parts.keys.seal)
-        going = effects.messages(committed.decided, self._parts.topics, now)
+        going = effects.messages(committed.decided, self._parts.topics, now, committed.policy)
         going += effects.refusals(committed.letters, self._parts.log, self._parts.topics, now)
         outbox.enqueue(conn, going)
         # Behind the decisions: a hold may have been opened, and ended by a reversal, in this very batch.

@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
+from detectors.aside import Aside
 from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
 from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
 from detectors.features import AccountTimes, account_times, assemble, moments
 from detectors.layout import Floats, Layout
 from detectors.models_snapshot import Snapshot
+from detectors.register import Entry, Register, Snooze, columns, silenced
 from detectors.rules import EventFields
 from ledger.batch import Facts, lock_batch, post_batch
 from ledger.chain_cover import Cover
@@ -33,6 +35,7 @@ from streams.decisions import Decided
 from streams.endings import Ending, endings_of
 from streams.link_store import flag
 from streams.links import Linker, Visit
+from streams.listing import entities
 from streams.records import Incoming
 
 OUTCOME_OF_CODE = {"posted": "approve", "held": "hold"}
@@ -46,10 +49,13 @@ NOTED = "noted"
 
 @dataclass(frozen=True)
 class Judge:
-    """What decides a batch: one policy and one model snapshot, swapped only between batches."""
+    """What decides a batch: policy, model snapshot, lists, and rules that are silent; swapped only between batches."""
 
     policy: CompiledPolicy
     snapshot: Snapshot | None
+    entries: Register[Entry] = field(default_factory=Register)
+    snoozes: Register[Snooze] = field(default_factory=Register)
+    paused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,10 @@ class Poster:
         )
         linked = self._linker.observe(conn, _visits(events, locked.accounts, before), judge.policy.policy.links)
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
-        features = _features(arrivals, moving, before, linked, judge.policy.layout)
+        lists, aside = self._standing([events[i] for i in moving], judge)
+        features = _features(arrivals, moving, before, linked, lists, judge.policy.layout)
         fields = [fields_of(events[i].event) for i in moving]
-        decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
+        decisions = decide(fields, features, judge.policy, judge.snapshot, arrivals.cold, aside)
         self._timed(time.perf_counter() - started)
         expired = {i for i in moving if is_past_deadline(events[i].event, now[events[i].event.program])}
         movements = [
@@ -134,6 +141,16 @@ class Poster:
             self._decided(ids[i], arrival, verdicts.get(i), results.get(ids[i])) for i, arrival in enumerate(events)
         ]
         return Judged(decided, endings_of(posted.plans))
+
+    def _standing(self, moving: Sequence[Arrival], judge: Judge) -> tuple[Floats, Aside]:
+        """What lists say of each event, in the layout's columns, and the rules that are silent for it."""
+        events = [arrival.event for arrival in moving]
+        programs = [event.program for event in events]
+        seen_ms = [arrival.observed_ms for arrival in moving]
+        values = entities(events, self._keys)
+        listed = judge.entries.find(programs, seen_ms, values)
+        snoozed = silenced(judge.snoozes.find(programs, seen_ms, values))
+        return columns(listed, len(events), judge.policy.layout.lists), Aside(judge.paused, snoozed)
 
     def _now(self, conn: Connection, events: Sequence[Arrival], programs: Mapping[str, Program]) -> dict[str, int]:
         latest: dict[str, int] = {}
@@ -198,14 +215,22 @@ def _rejected(movements: Sequence[Movement], results: Sequence[Result], accounts
 
 
 def _features(
-    arrivals: Arrivals, moving: Sequence[int], before: Sequence[AccountTimes], linked: Floats, layout: Layout
+    arrivals: Arrivals,
+    moving: Sequence[int],
+    before: Sequence[AccountTimes],
+    linked: Floats,
+    lists: Floats,
+    layout: Layout,
 ) -> Floats:
-    """The features of the events at the places `moving`, float64[len(moving), layout.width]."""
+    """The features of the events at the places `moving`, float64[len(moving), layout.width].
+
+    `linked` stands beside all events, `lists` beside the moving ones.
+    """
     events, rows = arrivals.events, np.array(moving, dtype=np.intp)
     known = moments(
         [events[i].event for i in moving], [events[i].occurred_ms for i in moving], [before[i] for i in moving]
     )
-    return assemble(layout, arrivals.velocity[rows], known, linked[rows])
+    return assemble(layout, arrivals.velocity[rows], known, linked[rows], lists)
 
 
 def _marked(decision: Decision, marks: Sequence[Reason]) -> Decision:

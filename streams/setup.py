@@ -18,6 +18,10 @@ _INSTALL = text("""
 INSERT INTO policy (version, document, active, activated_at) VALUES (:version, :document, true, clock_timestamp())
 ON CONFLICT DO NOTHING""")
 
+_STEP = text("""
+INSERT INTO policy_step (version, step, actor, reason)
+VALUES (:version, 'activated', :actor, 'came with the installation')""")
+
 
 def seed(settings: Settings) -> None:
     """Install the default policy and a live programme called `default` where there is none; safe to call again."""
@@ -28,6 +32,7 @@ def seed(settings: Settings) -> None:
                 document = default_policy_text()
                 version = load_policy(document).policy.version
                 if conn.execute(_INSTALL, {"version": version, "document": document}).rowcount:
+                    conn.execute(_STEP, {"version": version, "actor": ACTOR})
                     policy_activated(conn, ACTOR, version, document)
             if conn.execute(_ANY_PROGRAM).first() is None:
                 program_created(conn, ACTOR, create_program(conn, DEFAULT_PROGRAM, "live"))

@@ -24,6 +24,7 @@ from ledger.ids import IdBlocks
 from streams import exits, inbox, kafka
 from streams.app import build, pump
 from streams.batcher import Batcher, Outside, Ownership
+from streams.breaking import RuleWatch
 from streams.catalog import Catalog
 from streams.effects import Outgoing
 from streams.errors import dependency_down, described
@@ -105,13 +106,14 @@ def compose(settings: Settings, where: Log, engine: Engine, metrics: Metrics) ->
     """Build the stages of a worker for one topic from the settings."""
     secret = settings.secret()
     keys = Keys(secret)
-    catalog = Catalog(engine, model_key(secret), metrics)
+    catalog = Catalog(engine, model_key(secret), metrics, f"{settings.worker_id}/{where.topic}")
     store = RedisVelocityStore.connect(settings.required("redis_url"), None)
     observer = Observer(store, engine, keys, lambda: catalog.judge.policy.layout)
     topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
     decide_stage = metrics.histogram(STAGE, where.topic, "decide")
     poster = Poster(keys, IdBlocks(), decide_stage.observe)
-    parts = Parts(engine, where, keys, catalog, observer, poster, topics, metrics)
+    rules = RuleWatch(engine, metrics, f"{settings.worker_id}/{where.topic}", settings.alerts_topic)
+    parts = Parts(engine, where, keys, catalog, observer, poster, topics, metrics, rules)
     return Stages(Pipeline(parts), observer, catalog)
 
 

@@ -9,6 +9,7 @@ from ledger import (  # noqa: F401 -- define their tables on the metadata
     schema_audit,
     schema_delivery,
     schema_lots,
+    schema_policy,
     schema_reports,
 )
 from ledger.schema import metadata

@@ -12,12 +12,13 @@ from ledger import (  # noqa: F401 -- define their tables on the metadata
     schema_delivery,
     schema_links,
     schema_lots,
+    schema_policy,
     schema_reports,
 )
 from ledger.migrate import migrate
 from ledger.schema import metadata
 
-HEAD = "0008"
+HEAD = "0009"
 
 # Everything of a table that a person could look up: columns, constraints, indexes, storage.
 CATALOGUE = text("""

@@ -179,11 +179,13 @@ def test_a_rule_that_fails_closes(event: EventFields, outcome: str, suspicious: 
     assert decided.reasons[0] == Reason(code="rule_error", kind="policy", about="fails")
 
 
-def test_shadow_rules_only_leave_their_name() -> None:
-    """A rule on trial changes neither score nor reasons."""
+def test_shadow_rules_only_leave_a_note() -> None:
+    """A rule on trial changes neither score nor outcome, and tells what it measured behind the reasons that count."""
     trial = msgspec.structs.replace(adds(9.0), mode="shadow")
     decided = verdict(policy(trial))
-    assert decided == msgspec.structs.replace(verdict(policy()), shadow=("adds",))
+    note = Reason(code="adds", kind="shadow", value=10.0, limit=5.0, shown={"event.points": 10.0})
+    assert decided == msgspec.structs.replace(verdict(policy()), reasons=(note,))
+    assert (decided.shadow, decided.code, is_trusted(decided)) == (("adds",), "", True)
 
 
 def test_without_a_rule() -> None:
@@ -226,15 +228,15 @@ def test_fields_of_events() -> None:
         "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
     }
     assert fields_of(Earn(**common, points=5, device="d", store="s-1")) == EventFields(
-        type="earn", program="p", points=5, has_device=True, store="s-1"
+        type="earn", program="p", account="a", points=5, has_device=True, store="s-1"
     )
     assert fields_of(Adjust(**common, points=-5, reason="r", fulfilled=True)) == EventFields(
-        type="adjust", program="p", points=-5, outflow=True, fulfilled=True
+        type="adjust", program="p", account="a", points=-5, outflow=True, fulfilled=True
     )
     assert fields_of(Redeem(**common, points=5, ip="1.2.3.4")) == EventFields(
-        type="redeem", program="p", points=5, outflow=True, has_ip=True
+        type="redeem", program="p", account="a", points=5, outflow=True, has_ip=True
     )
-    assert fields_of(Login(**common)) == EventFields(type="login", program="p")
+    assert fields_of(Login(**common)) == EventFields(type="login", program="p", account="a")
 
 
 def test_features_of_another_shape_are_a_mistake() -> None:
@@ -355,7 +357,7 @@ def test_a_stored_decision_recomputes_exactly(
         assert reasons == decided.reasons
         # An event that moves nothing is decided the same on cold and on warm velocity.
         default = default_policy()
-        again = redecide(stored, pack(values), default.layout, default, models, cold=was_cold(reasons))
+        again = redecide(stored, pack(values), default.layout, default, models, reasons)
         assert again == decided
 
 
@@ -365,7 +367,7 @@ def test_a_decision_stored_under_another_layout_is_made_again_by_name() -> None:
     reads, ignores = compile_policy(policy(rule)), compile_policy(policy(adds(1.0)))
     wide, narrow = row(reads.layout, velocity__ip__count_1m=2.0)[0], row(ignores.layout)[0]
     again = [
-        redecide(EARN, pack(features), stored, judge, snapshot(), cold=False).code
+        redecide(EARN, pack(features), stored, judge, snapshot(), ()).code
         for features, stored, judge in (
             (wide, reads.layout, reads), (wide, reads.layout, ignores), (narrow, ignores.layout, reads),
         )

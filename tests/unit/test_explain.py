@@ -3,8 +3,8 @@
 import pytest
 
 from config.policy import default_policy_text, parse_policy
-from detectors.decision import Reason
-from detectors.explain import Language, explain
+from detectors.decision import Decision, Reason
+from detectors.explain import Language, describe, explain, own_norm
 
 POLICY = parse_policy(default_policy_text())
 SIGN_UP = "account.seconds_since_signup"
@@ -65,3 +65,53 @@ def test_every_default_rule_has_both_languages(lang: Language) -> None:
         text = explain(Reason(code=rule.id, kind="rule", value=3.0, limit=rule.limit, shown=shown), POLICY, lang)
         assert "{" not in text
         assert any("一" <= character <= "鿿" for character in text) == (lang == "zh")
+
+
+def test_a_decision_in_words() -> None:
+    """Verdict and versions first, then each reason with what it added, then what had no effect, in both languages."""
+    policy = parse_policy(default_policy_text())
+    rapid: dict[str, float | None] = {"velocity.account.count_1h": 14.0, "velocity.account.count_1m": 2.0}
+    decision = Decision(
+        outcome="hold",
+        score=0.5498,
+        reasons=(
+            Reason(code="points_over_max", kind="policy", value=2e6, limit=1e6),
+            Reason(code="rapid_repeat", kind="rule", contribution=3.2, value=14.0, limit=12.0, shown=rapid),
+            Reason(code="list_allow", kind="list", contribution=-3.2, value=7.0),
+            Reason(code="same_minute_signup", kind="shadow", value=5.0, limit=60.0),
+        ),
+        suspicious=False,
+        policy_version=3,
+        model_version=None,
+    )
+    known = {"event.points": 300.0, "velocity.account.sum_24h": 20.0, "velocity.account.sum_7d": 620.0}
+    assert describe(decision, policy, "en", known) == (
+        "Held: score 0.5498 (held from 0.5, rejected from 0.999), policy 3, model none.",
+        "     floor  points_over_max: 2,000,000 points in one event (limit 1,000,000).",
+        (
+            "     +3.20  rapid_repeat: 14 earlier events of this account within 1 h (suspicious from 12 on), "
+            "2 of them within 1 min (from 5 on)."
+        ),
+        "     -3.20  list_allow: On an allow-list (entry 7): what speaks against it is taken back, hard limits stay.",
+        "  on trial  same_minute_signup: Points moved 5 s after sign-up (scripts act within 60 s).",
+        "3.2 × its usual day: 320 points within 24 h, this event included; usually 100 a day.",
+    )
+    said = describe(decision, policy, "zh", known)
+    assert len(said) == 6
+    assert said[0] == "冻结待审：风险分 0.5498（0.5 起冻结，0.999 起拒绝），策略版本 3，模型版本 无。"
+    assert "试运行" in said[4]
+    assert said[5] == "为其平日的 3.2 倍：24 小时内（含本笔）320 积分，平日每天 100 积分。"
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {},
+        {"event.points": 5.0, "velocity.account.sum_24h": 3.0},
+        {"event.points": 5.0, "velocity.account.sum_7d": 3.0},
+        {"event.points": 5.0, "velocity.account.sum_24h": 3.0, "velocity.account.sum_7d": 3.0},
+    ],
+)
+def test_who_has_no_past_has_no_norm(features: dict[str, float]) -> None:
+    """Without the sums, or with nothing before today, there is nothing to compare with."""
+    assert own_norm(features) is None

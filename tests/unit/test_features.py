@@ -79,7 +79,7 @@ def test_matrix_places_velocity_times_and_event() -> None:
     before = [AccountTimes(NOON_MS - 90_000, NOON_MS - 60_000, nan), AccountTimes(nan, nan, NOON_MS - 1_500)]
     velocity = np.array([[0.0, 1.0, 0.0], [2.0, 3.0, 1.0]])
     links = np.arange(10, dtype=np.float64).reshape(2, 5)
-    lists = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    lists = np.array([[1.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0, 0.0]])
     matrix = assemble(LAYOUT, velocity, moments(events, [NOON_MS, NOON_MS], before), links, lists)
     first, second = (dict(zip(LAYOUT.names, row.tolist(), strict=True)) for row in matrix)
     assert isnan(first.pop("account.seconds_since_credential_change"))
@@ -88,7 +88,8 @@ def test_matrix_places_velocity_times_and_event() -> None:
         "account.age_seconds": 90.0, "account.seconds_since_signup": 60.0,
         "event.points": 25.0, "event.hour": 12.0, "event.outflow": 0.0,
         "links.accounts": 0.0, "links.fresh_accounts": 1.0, "links.held_accounts": 2.0, "links.points": 3.0,
-        "links.risk": 4.0, "lists.allow": 1.0, "lists.block": 0.0, "lists.watch": 0.0, "lists.vip": 1.0,
+        "links.risk": 4.0, "lists.allow": 1.0, "lists.block": 0.0, "lists.final": 0.0,
+        "lists.watch": 0.0, "lists.vip": 1.0,
     }  # fmt: skip
     assert isnan(second["account.age_seconds"])
     assert second["account.seconds_since_credential_change"] == 1.5
@@ -99,7 +100,7 @@ def test_without_links_and_lists_the_one_is_unknown_and_the_other_no() -> None:
     """Who does not look can't know a cluster's size; who has no lists has nobody on one."""
     row = assemble(LAYOUT, np.zeros((1, 3)), moments([earn()], [NOON_MS], [AccountTimes()]))
     assert np.isnan(by_name(row, LAYOUT, LINKS)).all()
-    assert by_name(row, LAYOUT, LAYOUT.lists).tolist() == [[0.0] * 4]
+    assert by_name(row, LAYOUT, LAYOUT.lists).tolist() == [[0.0] * 5]
 
 
 def test_a_back_dated_event_counts_as_simultaneous_with_the_sign_up() -> None:

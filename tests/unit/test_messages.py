@@ -30,8 +30,9 @@ def decided(kind: str, outcome: str, code: str, **changes: Any) -> Decided:
         outcome="hold", score=0.75, reasons=(REASON,), suspicious=False, policy_version=3, model_version=None
     )
     given: dict[str, Any] = {
-        "decision_id": 17, "incoming": incoming, "event": event, "device": b"d", "ip": b"i", "occurred_ms": 0,
-        "observed_ms": 0, "outcome": outcome, "code": code, "decision": verdict, "features": None,
+        "decision_id": 17, "incoming": incoming, "event": event, "device": b"d", "ip": b"i",
+        "ip_prefix": None, "payment": None,
+        "occurred_ms": 0, "observed_ms": 0, "outcome": outcome, "code": code, "decision": verdict, "features": None,
     }  # fmt: skip
     return Decided(**(given | changes))
 

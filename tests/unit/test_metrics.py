@@ -11,13 +11,15 @@ from alerts.metrics import METRICS, PREFIX, Metric, Metrics
 
 LABELS_ALLOWED = {
     "topic", "type", "outcome", "error", "stage", "result", "partition", "dependency", "kind", "verdict", "process",
-    "origin",
+    "origin", "rule", "effect",
 }  # fmt: skip
 """All of few values: what names a person, a device or a single event is never a label."""
 PERSONAL = {"account", "device", "ip", "event", "event_id", "id", "source", "member", "staff"}
 UNITS = ("_seconds", "_records", "_points", "_rows", "_bytes", "_ratio")
-STATES = {"dependency_ready", "velocity_cold", "holds_open", "model_last_seq", "model_version", "link_clusters",
-          "link_largest_cluster", "link_hubs"}  # fmt: skip
+STATES = {
+    "dependency_ready", "velocity_cold", "holds_open", "model_last_seq", "model_version", "policy_version",
+    "policy_refused_version", "rules_paused", "link_clusters", "link_largest_cluster", "link_hubs",
+}  # fmt: skip
 """Gauges without a unit: truths, plain counts and numbers of rows and versions."""
 
 every = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

@@ -4,18 +4,23 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from config.places import located
 from config.policy import (
     DOCUMENT_BYTES_MAX,
     SCHEMA_PATH,
+    compose,
     default_policy_text,
     load_policy,
     load_policy_file,
     parse_policy,
     policy_schema_text,
+    renumbered,
 )
 from detectors.expression import EXAMPLES, VELOCITY_EXAMPLES
-from detectors.policy import PolicyRefused
+from detectors.policy import PolicyRefused, Problem
 from detectors.velocity_names import KINDS, OTHERS, SINCE, SUMS
 
 DEFAULT = default_policy_text()
@@ -74,6 +79,53 @@ def test_a_mistake_is_named(old: str, new: str, problem: tuple[str, str, str | N
     """Every mistake names its place, and the rule it is in."""
     assert old in DEFAULT
     assert problem in problems(DEFAULT.replace(old, new))
+
+
+SCALARS = [rule.expression for rule in parse_policy(DEFAULT).rules]
+
+
+@given(st.integers(0, len(SCALARS) - 1), st.data())
+def test_a_place_in_an_expression_is_found_in_the_document(rule: int, data: st.DataObject) -> None:
+    """Whatever way YAML folds it, line and column point at the very character of the expression."""
+    at = data.draw(st.integers(0, len(SCALARS[rule]) - 1))
+    (found,) = located(compose(DEFAULT), DEFAULT, [Problem(f"rules[{rule}].expression", "e", "d", at=at)])
+    assert found.line is not None
+    assert found.column is not None
+    line = DEFAULT.splitlines()[found.line - 1]
+    character = SCALARS[rule][at:].lstrip()[0]
+    assert line[found.column - 1] == character
+    # Not just any such character: the words around it are the same.
+    assert line[found.column - 1 :].split()[0] == SCALARS[rule][at:].split()[0]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_place_in_a_quoted_expression(quote: str) -> None:
+    """Quotes are no part of the value."""
+    text = DEFAULT.replace(
+        "account.seconds_since_signup <= limit", f"{quote}account.seconds_since_sign <= limit{quote}"
+    )
+    with pytest.raises(PolicyRefused) as refused:
+        load_policy(text)
+    (problem,) = refused.value.problems
+    assert text.splitlines()[(problem.line or 0) - 1][(problem.column or 0) - 1 :].startswith(
+        "account.seconds_since_sign "
+    )
+
+
+@given(st.integers(1, 2**62))
+def test_only_the_number_of_a_version_changes(version: int) -> None:
+    """Comments, order and white space stay to the byte, and numbering twice is numbering once."""
+    document = renumbered(DEFAULT, version)
+    assert document == DEFAULT.replace("version: 1\n", f"version: {version}\n", 1)
+    assert renumbered(document, 1) == DEFAULT
+    assert parse_policy(document).version == version
+
+
+def test_a_document_without_a_version_cannot_be_numbered() -> None:
+    """It is refused by name, as is one that is no mapping."""
+    for text in ("base: -3.0\n", "- 1\n", ""):
+        with pytest.raises(PolicyRefused, match="has a version"):
+            renumbered(text, 2)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "null", "[" * 100_000, "#" * (DOCUMENT_BYTES_MAX + 1)])

@@ -3,6 +3,7 @@
 import math
 
 import cel
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from detectors.event_types import EVENT_TYPES
 from detectors.expression import EXAMPLES, ExpressionRefused, flat, parse
 from detectors.layout import Floats
 from detectors.policy import TYPES, Rule, Text
+from detectors.rollout import account_hashes, chosen, salt
 from detectors.rules import EventFields, RuleSet, compile_rules
 
 EARN = EventFields(type="earn", program="p", points=10, store="s-1", channel="app")
@@ -39,30 +41,31 @@ def numbers(rules: RuleSet, **values: float) -> Floats:
 
 
 @pytest.mark.parametrize(
-    ("expression", "error", "remedy"),
+    ("expression", "error", "remedy", "at"),
     [
-        ("event.points >", "syntax_error", "mismatched"),
-        ("event.points > 1.0 # 2", "syntax_error", "character 20"),
-        ('event.store == r"x"', "syntax_error", "without a prefix"),
-        ("velocity.devise.accounts_7d > 1.0", "unknown_name", "did you mean velocity.device.accounts_7d"),
-        ("event.points > limit", "unknown_name", "give the rule a limit"),
-        ("xyzzy > 1.0", "unknown_name", "docs/policy.md"),
-        ("event.points", "wrong_type", "must be true or false"),
-        ('event.points > "a"', "wrong_type", "compare strings with strings"),
-        ("event.points * 2 > 3.0", "wrong_type", "2.0, not 2"),
-        ("event.points > 1e9 && event.store > 3", "wrong_type", "event.store > 3"),
-        ("1 / int(event.points) > 3", "division_by_zero", "divides by zero"),
-        ('event.store.matches("(")', "not_computable", "regex"),
-        ("event.store.foo()", "unknown_function", "startsWith"),
-        ("[1, 2].all(x, x > 1)", "unknown_function", "use one of"),
-        ("(" * 21 + "true" + ")" * 21, "too_deep", "at most 20"),
+        ("event.points >", "syntax_error", "mismatched", 14),
+        ("event.points > 1.0\n && && true", "syntax_error", "extraneous", 23),
+        ("event.points > 1.0 # 2", "syntax_error", "character 20", 19),
+        ('event.store == r"x"', "syntax_error", "without a prefix", 16),
+        ("velocity.devise.accounts_7d > 1.0", "unknown_name", "did you mean velocity.device.accounts_7d", 0),
+        ("event.points > limit", "unknown_name", "give the rule a limit", 15),
+        ("1.0 <\n  xyzzy", "unknown_name", "docs/policy.md", 8),
+        ("event.points", "wrong_type", "must be true or false", 0),
+        ('event.points > "a"', "wrong_type", "compare strings with strings", 0),
+        ("event.points * 2 > 3.0", "wrong_type", "2.0, not 2", 0),
+        ("event.points > 1e9 && event.store > 3", "wrong_type", "event.store > 3", 22),
+        ("1 / int(event.points) > 3", "division_by_zero", "divides by zero", 0),
+        ('event.store.matches("(")', "not_computable", "regex", 0),
+        ("event.store.foo()", "unknown_function", "startsWith", 12),
+        ("[1, 2].all(x, x > 1)", "unknown_function", "use one of", 7),
+        ("(" * 21 + "true" + ")" * 21, "too_deep", "at most 20", 20),
     ],
 )
-def test_a_bad_expression_is_refused_by_name(expression: str, error: str, remedy: str) -> None:
-    """Each kind of mistake has its error and says what to do, also where CEL would not have come by it."""
+def test_a_bad_expression_is_refused_by_name(expression: str, error: str, remedy: str, at: int) -> None:
+    """Each kind of mistake has its error and its place and says what to do, also where CEL would not have met it."""
     with pytest.raises(ExpressionRefused) as refused:
         parse(expression)
-    assert refused.value.error == error
+    assert (refused.value.error, refused.value.at) == (error, at)
     assert remedy in refused.value.detail
 
 
@@ -236,6 +239,50 @@ def test_the_layout_holds_what_live_and_shadow_rules_name() -> None:
         "velocity.account.count_24h", "velocity.account.ips_1h", "velocity.device.sum_7d", "velocity.ip.count_1m",
         "velocity.approximate",
     )  # fmt: skip
-    assert rules.layout.lists[3:] == ("lists.vip",)
+    assert rules.layout.lists[4:] == ("lists.vip",)
     assert [rules.columns[name] for name in rules.layout.names] == list(range(rules.layout.width))
     assert rules.columns["model.hst"] == rules.layout.width
+
+
+def test_a_rule_looks_only_at_its_programmes_and_stores() -> None:
+    """Scope is an "and" of what is given; empty means everywhere."""
+    rules = compiled(
+        rule("true", id="everywhere"),
+        rule("true", id="programme", programs=("p", "q")),
+        rule("true", id="other_programme", programs=("q",)),
+        rule("true", id="store", stores=("s-1",)),
+        rule("true", id="both", programs=("p",), stores=("s-2",)),
+    )
+    fired = rules.evaluate([EARN], numbers(rules))[0]
+    assert [rules.live[position].rule.id for position in fired.rules] == ["everywhere", "programme", "store"]
+
+
+@given(st.floats(0.0, 100.0), st.floats(0.0, 100.0))
+def test_a_growing_rollout_keeps_its_accounts(one: float, other: float) -> None:
+    """Whoever a smaller share reaches, a larger one reaches too; none at 0, all at 100."""
+    hashes, mark = account_hashes([("p", f"a{i}") for i in range(300)]), salt("r_1")
+    small, large = chosen(hashes, mark, min(one, other)), chosen(hashes, mark, max(one, other))
+    assert not (small & ~large).any()
+    assert not chosen(hashes, mark, 0.0).any()
+    assert chosen(hashes, mark, 100.0).all()
+
+
+def test_a_rollout_reaches_its_share_and_rules_choose_apart() -> None:
+    """30 % is 30 % of 20,000 accounts within five standard deviations, and two rules share 30 % of 30 % of them."""
+    hashes = account_hashes([("p", f"a{i}") for i in range(20_000)])
+    first, second = (chosen(hashes, salt(name), 30.0) for name in ("r_1", "r_2"))
+    assert first.mean() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 20_000))
+    assert (first & second).mean() == pytest.approx(0.09, abs=5 * math.sqrt(0.09 * 0.91 / 20_000))
+
+
+def test_a_rollout_is_the_same_everywhere() -> None:
+    """The choice must not change between releases: a stored decision is made again from it."""
+    hashes = account_hashes([("shop", "ann"), ("shop", "bob"), ("sho", "pann")])
+    assert [int(value) for value in hashes] == [15109327590886986986, 11492559505264475585, 8181053440667501990]
+    rules = compiled(rule("true", rollout=50.0))
+    batch = [msgspec.structs.replace(EARN, account=f"a{i}") for i in range(8)]
+    fired = rules.evaluate(batch, np.zeros((8, len(rules.columns))))
+    assert [one.rules == (0,) for one in fired] == chosen(
+        account_hashes([("p", f"a{i}") for i in range(8)]), salt("r_1"), 50.0
+    ).tolist()
+    assert fired == [rules.evaluate([one], numbers(rules))[0] for one in batch]
