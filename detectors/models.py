@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from detectors.features import INDEX, Floats
+from detectors.layout import Floats
 from detectors.policy import ModelName, ModelTerm
 
 MODELS: tuple[ModelName, ...] = ("hst", "loda")
@@ -39,7 +39,6 @@ INPUTS: tuple[tuple[str, float], ...] = (
     ("event.outflow", 1.0),
 )
 INPUT_NAMES: tuple[str, ...] = tuple(name for name, _ in INPUTS)
-_COLUMNS = np.array([INDEX[name] for name in INPUT_NAMES], dtype=np.intp)
 _HALF = np.array([half for _, half in INPUTS], dtype=np.float64)
 
 SHARES = 1_000
@@ -54,15 +53,14 @@ class Scorer(Protocol):
         ...
 
 
-def squash(features: Floats) -> Floats:
-    """The models' inputs in [0, 1], float64[n, len(INPUTS)], from a features matrix.
+def squash(inputs: Floats) -> Floats:
+    """The models' inputs in [0, 1], float64[n, len(INPUTS)], from those features in the order of INPUT_NAMES.
 
     x / (x + half) is fixed and monotone: nothing to learn, so nothing an attacker could stretch. Unknown becomes 1,
     like a time long past.
     """
-    chosen = features[:, _COLUMNS]
     with np.errstate(invalid="ignore"):
-        squashed = chosen / (chosen + _HALF)
+        squashed = inputs / (inputs + _HALF)
     return np.where(np.isfinite(squashed), squashed, 1.0)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from river.anomaly import LODA, HalfSpaceTrees
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, MODELS, SHARES, Calibration, quantiles, squash
 from detectors.models_hst import compile_hst
 from detectors.models_loda import compile_loda
@@ -49,7 +49,8 @@ class LearnerParams:
 class LabelRow:
     """One row of the label log with what its decision stored. `label` 1 is fraud.
 
-    `features` is float64[WIDTH], or None where the decision has none of this version: such a row teaches nothing.
+    `inputs` float64[len(INPUT_NAMES)] are the features the models read, as scored; None where the decision has none:
+    such a row teaches nothing.
     """
 
     seq: int
@@ -57,7 +58,7 @@ class LabelRow:
     program: str
     account: str
     device: bytes | None
-    features: Floats | None
+    inputs: Floats | None
 
 
 class OutOfOrder(ValueError):
@@ -85,9 +86,9 @@ class Learner:
         if row.seq != self.seq + 1:
             raise OutOfOrder(f"row {row.seq} after row {self.seq}")
         self.seq = row.seq
-        if row.label != 0 or row.features is None or not self._admit(f"{row.program}\0{row.account}", row.device):
+        if row.label != 0 or row.inputs is None or not self._admit(f"{row.program}\0{row.account}", row.device):
             return False
-        inputs = dict(zip(INPUT_NAMES, squash(row.features[None, :])[0].tolist(), strict=True))
+        inputs = dict(zip(INPUT_NAMES, squash(row.inputs[None, :])[0].tolist(), strict=True))
         self._calibrate(row.program, (float(self._hst.score_one(inputs)), float(self._loda.score_one(inputs))))
         self._hst.learn_one(inputs)
         self._loda.learn_one(inputs)

@@ -1,6 +1,6 @@
 """A model snapshot: compiled models and calibration, sealed into arrays, a manifest and a signature.
 
-Sealed form: `arrays` is an npz without pickles; the manifest names version, last_seq, features and River versions,
+Sealed form: `arrays` is an npz without pickles; the manifest names version, last_seq, inputs and River versions,
 seeds and the sha256 of the arrays; the signature is HMAC-SHA256 over the manifest. `unseal` checks signature and
 checksum before it parses a single array.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.features import FEATURES_VERSION, Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, INPUTS, MODELS, Calibration, squash
 from detectors.models_hst import CompiledHst
 from detectors.models_loda import CompiledLoda
@@ -45,7 +45,7 @@ class ArraysChanged(SnapshotRefused):
 
 
 class OtherVersion(SnapshotRefused):
-    """Made for other features, inputs or another format. Let the trainer of this release publish a new one."""
+    """Made for other inputs or in another format. Let the trainer of this release publish a new one."""
 
     error = "other_version"
 
@@ -62,16 +62,16 @@ class Snapshot:
     loda: CompiledLoda
     calibration: Calibration
 
-    def scores(self, features: Floats) -> Floats:
-        """Raw scores float64[n, len(MODELS)] of a features matrix, equal to River's row by row."""
-        inputs = squash(features)
+    def scores(self, inputs: Floats) -> Floats:
+        """Raw scores float64[n, len(MODELS)] of the features named by INPUT_NAMES, equal to River's row by row."""
+        inputs = squash(inputs)
         return np.stack((self.hst.score(inputs), self.loda.score(inputs)), axis=1)
 
-    def shares(self, features: Floats, programs: Sequence[str]) -> Floats:
+    def shares(self, inputs: Floats, programs: Sequence[str]) -> Floats:
         """For each event and model the share of its programme's events that score lower; NaN while not ready."""
         if not self.ready:
-            return np.full((len(features), len(MODELS)), np.nan)
-        return self.calibration.shares(self.scores(features), programs)
+            return np.full((len(inputs), len(MODELS)), np.nan)
+        return self.calibration.shares(self.scores(inputs), programs)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,6 @@ def seal(snapshot: Snapshot, key: bytes, origin: Mapping[str, str | int]) -> Sea
         "last_seq": snapshot.last_seq,
         "learned": snapshot.learned,
         "ready": snapshot.ready,
-        "features_version": FEATURES_VERSION,
         "inputs_version": INPUTS_VERSION,
         "programs": list(snapshot.calibration.programs),
         "sha256": hashlib.sha256(arrays).hexdigest(),
@@ -112,7 +111,7 @@ def unseal(sealed: Sealed, key: bytes) -> Snapshot:
         raise BadSignature("the signature does not fit manifest and key")
     if hashlib.sha256(sealed.arrays).hexdigest() != manifest["sha256"]:
         raise ArraysChanged("the arrays do not fit the signed checksum")
-    expected = {"format": FORMAT, "features_version": FEATURES_VERSION, "inputs_version": INPUTS_VERSION}
+    expected = {"format": FORMAT, "inputs_version": INPUTS_VERSION}
     for name, value in expected.items():
         if manifest.get(name) != value:
             raise OtherVersion(f"{name} is {manifest.get(name)!r}, this release reads {value!r}")

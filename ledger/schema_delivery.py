@@ -6,6 +6,7 @@ Their rows are written by `streams`; only their shape is kept here, so that one 
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -57,6 +58,13 @@ decision = Table(
     Column("offset", BigInteger, nullable=False),
     UniqueConstraint("source", "event_id"),
     CheckConstraint("outcome IN ('approve', 'hold', 'reject', 'expired', 'noted')", name="outcome"),
+)
+
+feature_layout = Table(
+    "feature_layout",
+    metadata,
+    Column("version", Text, primary_key=True),
+    Column("names", ARRAY(Text), nullable=False),
 )
 
 partition_progress = Table(

@@ -18,7 +18,9 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, text
 
 from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, READY, Metrics
-from detectors.features import FEATURES_VERSION, unpack
+from detectors.features import unpack
+from detectors.layout import Floats
+from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import INPUTS_VERSION, seal
 from streams import model_store
@@ -26,6 +28,7 @@ from streams.acts import model_published
 from streams.errors import dependency_down
 from streams.keys import model_key
 from streams.labels import sequence
+from streams.layouts import LayoutBook, UnknownLayout
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
 _TRAINER_LOCK = 0x7472_6169
@@ -64,6 +67,7 @@ class Trainer:
         self._engine, self._key, self._metrics, self._params = engine, key, metrics, params
         self.idle_seconds = params.idle_seconds
         self._learner = Learner(params.learner)
+        self._layouts = LayoutBook()
         self._published_learned = 0
         self._published_at: float | None = None
         self._checked = False
@@ -78,7 +82,8 @@ class Trainer:
         with self._engine.begin() as conn:
             sequence(conn)
         with self._engine.connect() as conn:
-            rows = conn.execute(_ROWS, {"after": self._learner.seq, "most": self._params.chunk_rows}).all()
+            found = conn.execute(_ROWS, {"after": self._learner.seq, "most": self._params.chunk_rows}).all()
+            rows = [(row.origin, _label_row(row, conn, self._layouts)) for row in found]
         if not rows and self._learner.seq < self._target.get("last_seq", 0):
             raise StateDiffers(
                 f"the label log ends at row {self._learner.seq}, snapshot {self._version} has learned up to row "
@@ -89,11 +94,11 @@ class Trainer:
             self._publish(now)
         return len(rows)
 
-    def _learn(self, rows: Sequence[Row[Any]]) -> None:
+    def _learn(self, rows: Sequence[tuple[str, LabelRow]]) -> None:
         learned: dict[str, int] = {}
-        for row in rows:
-            if self._learner.learn(_label_row(row)):
-                learned[row.origin] = learned.get(row.origin, 0) + 1
+        for origin, row in rows:
+            if self._learner.learn(row):
+                learned[origin] = learned.get(origin, 0) + 1
             if self._learner.seq == self._target.get("last_seq"):
                 self._compare()
         for origin, count in learned.items():
@@ -102,7 +107,7 @@ class Trainer:
     def _compare(self) -> None:
         """Back at the row of the last snapshot: its digest must come out again."""
         if any(self._target.get(name) != value for name, value in self._origin().items()):
-            log.warning("models are learned anew: features, parameters or River changed", version=self._version)
+            log.warning("models are learned anew: inputs, parameters or River changed", version=self._version)
             return
         if self._target.get("state") != self._learner.digest():
             raise StateDiffers(
@@ -118,7 +123,6 @@ class Trainer:
             "river": package_version("river"),
             "seed": learner.seed,
             "params": repr(learner),
-            "features_version": FEATURES_VERSION,
             "inputs_version": INPUTS_VERSION,
         }
 
@@ -191,13 +195,24 @@ def _locked(guard: Connection) -> bool:
     return locked
 
 
-def _label_row(row: Row[Any]) -> LabelRow:
-    known = row.features is not None and row.features_version == FEATURES_VERSION
+def _label_row(row: Row[Any], conn: Connection, layouts: LayoutBook) -> LabelRow:
     return LabelRow(
         seq=row.seq,
         label=row.label,
         program=row.program or "",
         account=row.account or "",
         device=None if row.device is None else bytes(row.device),
-        features=unpack(bytes(row.features)) if known else None,
+        inputs=None if row.features is None else _inputs(row, conn, layouts),
     )
+
+
+def _inputs(row: Row[Any], conn: Connection, layouts: LayoutBook) -> Floats | None:
+    """What the models read of a stored row; None if it was stored before they read that."""
+    try:
+        stored = layouts.layout(conn, row.features_version)
+    except UnknownLayout:  # older than the table of layouts: nobody can say what its numbers are
+        return None
+    if not stored.index.keys() >= set(INPUT_NAMES):
+        return None
+    inputs: Floats = unpack([bytes(row.features)], stored, INPUT_NAMES)[0]
+    return inputs

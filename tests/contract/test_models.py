@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.anomaly import LODA, HalfSpaceTrees
 
-from detectors.features import WIDTH, Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, Scorer, squash
 from detectors.models_hst import compile_hst
 from detectors.models_loda import compile_loda
@@ -120,10 +120,10 @@ def test_the_unusual_scores_higher(case: Case) -> None:
     assert far > near
 
 
-@given(st.lists(st.floats(0, 1e18), min_size=2, max_size=2), st.integers(0, WIDTH - 1))
+@given(st.lists(st.floats(0, 1e18), min_size=2, max_size=2), st.integers(0, WIDE - 1))
 def test_squashing_is_monotone_and_bounded(values: list[float], column: int) -> None:
     """More of anything never becomes less, and nothing leaves [0, 1]; the unknown counts as very long ago."""
-    matrix = np.zeros((3, WIDTH))
+    matrix = np.zeros((3, WIDE))
     matrix[:2, column] = sorted(values)
     matrix[2, column] = np.nan
     squashed = squash(matrix)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detectors.features import WIDTH
+from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow, Learner, LearnerParams, OutOfOrder
 
+WIDTH = len(INPUT_NAMES)
 PARAMS = LearnerParams(trees=4, height=4, window_rows=40, cuts=8, grace_rows=100, influence_rows=200, influence_max=5)
 
 
@@ -59,8 +60,8 @@ def test_fraud_and_rows_without_features_teach_nothing() -> None:
     """Only the row's number moves; models and calibration stay as they were."""
     clean, learner = fold(rows(200)), fold(rows(200))
     assert not learner.learn(replace(rows(201)[200], label=1))
-    assert not learner.learn(replace(rows(202)[201], features=None))
-    features = np.stack([row.features for row in rows(50, seed=9) if row.features is not None])
+    assert not learner.learn(replace(rows(202)[201], inputs=None))
+    features = np.stack([row.inputs for row in rows(50, seed=9) if row.inputs is not None])
     assert learner.snapshot(1).scores(features).tobytes() == clean.snapshot(1).scores(features).tobytes()
     assert (learner.seq, learner.learned) == (202, 200)
 

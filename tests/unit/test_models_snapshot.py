@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.features import WIDTH
-from detectors.models import MODELS, SHARES, Calibration, quantiles
+from detectors.models import INPUT_NAMES, MODELS, SHARES, Calibration, quantiles
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import (
     ArraysChanged,
@@ -26,6 +25,8 @@ from detectors.models_snapshot import (
 
 KEY = b"k" * 32
 ORIGIN: dict[str, str | int] = {"river": "0.26.1", "seed": 1}
+
+WIDTH = len(INPUT_NAMES)
 
 
 @cache
@@ -61,12 +62,10 @@ def test_sealing_is_deterministic() -> None:
 
 
 def test_the_manifest_says_what_the_snapshot_is() -> None:
-    """Version, last row, features, River, seed and checksum stand in the signed manifest."""
+    """Version, last row, inputs, River, seed and checksum stand in the signed manifest."""
     packed = sealed()
     assert packed.manifest["sha256"] == hashlib.sha256(packed.arrays).hexdigest()
-    assert {"version", "last_seq", "features_version", "inputs_version", "river", "seed", "format"} <= set(
-        packed.manifest
-    )
+    assert {"version", "last_seq", "inputs_version", "river", "seed", "format"} <= set(packed.manifest)
 
 
 @pytest.mark.parametrize("key", [b"x" * 32, b"k" * 31])
@@ -113,9 +112,9 @@ def test_an_empty_signature_is_refused() -> None:
         unseal(replace(sealed(), signature=b""), KEY)
 
 
-@pytest.mark.parametrize("name", ["format", "features_version", "inputs_version"])
+@pytest.mark.parametrize("name", ["format", "inputs_version"])
 def test_another_version_is_refused(name: str) -> None:
-    """A properly signed snapshot for other features or of another format is refused by name."""
+    """A properly signed snapshot for other inputs or of another format is refused by name."""
     manifest = {**sealed().manifest, name: "other"}
     with pytest.raises(OtherVersion, match=name):
         unseal(Sealed(manifest, sealed().arrays, _sign(manifest, KEY)), KEY)
