@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_reservoir import Integers, Reservoir, checked, chosen, drawn
 from detectors.models_trees import CompiledTrees, blank_trees
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_reservoir import Integers, Reservoir, checked, dice
 from detectors.models_trees import CompiledTrees, blank_trees
 
@@ -35,7 +35,7 @@ class IsolationParams:
     reservoir_rows: int = 8_192
     horizon_rows: int = 1_000_000
     first_rows: int = 32
-    regrow_rows: int = 50
+    regrow_rows: int = 200
 
 
 class IsolationForest:

@@ -11,7 +11,7 @@ whatever batch brings it, on every machine and with every version of NumPy.
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 
 Integers = NDArray[np.int64]
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_reservoir import Integers, Reservoir, checked
 
 Side = Literal["both", "high"]

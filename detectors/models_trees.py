@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_forest import ForestParams, LabelForest
 from detectors.models_trees import CompiledTrees
 

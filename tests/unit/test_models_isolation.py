@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.anomaly import HalfSpaceTrees
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_isolation import IsolationForest, IsolationParams
 
 PARAMS = IsolationParams(trees=30, height=6, sample_rows=64, reservoir_rows=1_000, horizon_rows=50_000)

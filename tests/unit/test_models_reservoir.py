@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_reservoir import Reservoir, checked, chosen, dice, drawn
 
 

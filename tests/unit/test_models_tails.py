@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models_tails import Tails, TailsParams
 
 PARAMS = TailsParams(reservoir_rows=1_000, horizon_rows=100_000, tail_knots=50, middle_knots=100)
