@@ -71,7 +71,8 @@ def test_no_feature_knows_a_label_before_it_is_due() -> None:
 
 def test_columns_are_chosen_by_name() -> None:
     """The order asked for is the order given; an unknown name is an error."""
-    stream = Transactions(*(np.arange(3) for _ in range(3)), np.ones(3), np.zeros(3, dtype=np.int64))
+    row = np.arange(3)
+    stream = Transactions(row, row, row, np.ones(3), np.zeros(3, dtype=np.int64))
     made = features(stream, DAY)
     chosen = made.of(("event.hour", "event.points"))
     assert chosen[:, 1].tolist() == made.columns[:, made.names.index("event.points")].tolist()
