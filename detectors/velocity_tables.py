@@ -5,21 +5,18 @@ the tail from there on. The first part is put in order of time, so that a window
 the short tail every event meets the records before it one by one (`Pairs`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detectors.velocity import WINDOWS, Floats, Hashes, Integers, Truths
-from detectors.velocity_fold import COLUMNS, Summary
+from detectors.velocity import Hashes, Integers, Truths
+from detectors.velocity_fold import Summary
 from detectors.velocity_log import Logs
+from detectors.velocity_names import Windows
 
-LENGTHS: Final = np.array(list(WINDOWS.values()), dtype=np.int64)
-WINDOW_COUNT: Final = len(LENGTHS)
-OUTSIDE: Final = WINDOW_COUNT
-"""The bin of an age that lies in no window."""
+_NOTHING: Final = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,9 @@ class Asked:
     as_of: Integers
     row: Integers
 
-    @cached_property
-    def since(self) -> Integers:
-        """The start of each window, int64[q, 4]."""
-        return self.as_of[:, None] - LENGTHS
+    def since(self, windows: Windows) -> Integers:
+        """The start of each of w windows, int64[q, w]."""
+        return self.as_of[:, None] - windows
 
     def part(self, chosen: Truths) -> "Asked":
         """Give some of the questions."""
@@ -56,18 +52,29 @@ class Asked:
 class Totals:
     """Running totals of the records before the tail and of the summaries' buckets, ordered by log and time.
 
-    `key` is the Scale's, int64[e]; `count` and `points` int64[e + 1] begin with 0.
+    `key` is the Scale's, int64[e]; `time` and `largest` int64[e]; `count`, `moving` and `points` int64[e + 1] begin
+    with 0.
     """
 
     key: Integers
+    time: Integers
+    largest: Integers
     count: Integers
+    moving: Integers
     points: Integers
 
-    def ranges(self, asked: Asked, scale: Scale) -> tuple[Integers, Integers]:
-        """Count the records and add up the points of each window, both int64[q, 4]."""
-        low = np.searchsorted(self.key, scale(asked.log[:, None], asked.since))
+    def ranges(self, asked: Asked, scale: Scale, windows: Windows) -> tuple[Integers, Integers]:
+        """Give the places at which each window begins, int64[q, w], and ends, int64[q, 1]."""
+        low = np.searchsorted(self.key, scale(asked.log[:, None], asked.since(windows)))
         high = np.searchsorted(self.key, scale(asked.log, asked.as_of), side="right")[:, None]
-        return self.count[high] - self.count[low], self.points[high] - self.points[low]
+        return low, high
+
+    def most(self, low: Integers, high: Integers) -> Integers:
+        """Give the largest amount in each range, 0 in an empty one, int64[q, w]."""
+        high = np.broadcast_to(high, low.shape)
+        bounds = np.stack((low, high), axis=-1).ravel()
+        found = np.maximum.reduceat(np.append(self.largest, 0), bounds)[::2].reshape(low.shape)
+        return np.where(low < high, found, 0)
 
 
 @dataclass(frozen=True)
@@ -86,15 +93,15 @@ class Met:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Each question with each tail record observed before it that lies in a window; `bin` is the narrowest of these."""
+    """Each question with each tail record observed before it, not later than it, and how much older that is (ms)."""
 
     asked: Integers
     row: Integers
-    bin: Integers
+    age: Integers
 
     def part(self, chosen: Truths) -> "Pairs":
         """Give some of the pairs."""
-        return Pairs(self.asked[chosen], self.row[chosen], self.bin[chosen])
+        return Pairs(self.asked[chosen], self.row[chosen], self.age[chosen])
 
 
 @dataclass(frozen=True)
@@ -111,29 +118,34 @@ class Tables:
 
     def part(self, chosen: Truths) -> "Tables":
         """Give the tables for some of the questions."""
+        if chosen.all():
+            return self
         pairs = self.pairs.part(chosen[self.pairs.asked])
         pairs = replace(pairs, asked=(np.cumsum(chosen) - 1)[pairs.asked])
         return replace(self, asked=self.asked.part(chosen), pairs=pairs)
 
     def totals(self) -> Totals:
         """Arrange what is counted and added up."""
-        key, points = self.key, self.logs.rows["points"][self.earlier]
-        count = np.ones(len(key), dtype=np.int64)
+        key, time, points = self.key, self.time[self.earlier], self.logs.rows["points"][self.earlier]
+        count, moving, largest = np.ones(len(key), dtype=np.int64), (points != 0).astype(np.int64), points
         summaries = self.logs.summaries
         if summaries:
-            remembered = np.concatenate([summary.time for summary in summaries.values()])
+            buckets = [
+                np.concatenate(column) for column in zip(*(one.buckets for one in summaries.values()), strict=True)
+            ]
             log = np.repeat(list(summaries), [len(summary.time) for summary in summaries.values()])
-            key = np.concatenate((key, self.scale(log, remembered)))
-            count = np.concatenate((count, *(summary.count for summary in summaries.values())))
-            points = np.concatenate((points, *(summary.total for summary in summaries.values())))
+            key = np.concatenate((key, self.scale(log, buckets[0])))
+            columns = zip((time, count, moving, points, largest), buckets, strict=True)
+            time, count, moving, points, largest = (np.concatenate(pair) for pair in columns)
         order = _order(key)
         if order is not None:
-            key, count, points = key[order], count[order], points[order]
-        return Totals(key, running(count), running(points))
+            columns_in_order = (column[order] for column in (key, time, count, moving, points, largest))
+            key, time, count, moving, points, largest = columns_in_order
+        return Totals(key, time, largest, running(count), running(moving), running(points))
 
     def met(self, column: int) -> Met:
         """Arrange what is known of the others of one column."""
-        other = self.logs.rows[COLUMNS[column]][self.earlier]
+        other = self.logs.rows["others"][self.earlier, column]
         shown = np.flatnonzero(other)
         rows = self.earlier[shown]
         met = Met(self.key[shown], self.logs.of[rows], self.time[rows], other[shown])
@@ -171,31 +183,38 @@ def expand(start: Integers, stop: Integers) -> tuple[Integers, Integers]:
     return which, np.arange(len(which)) + offset[which]
 
 
-def bins(age: Integers) -> Integers:
-    """Give the narrowest window each age (ms) lies in: 0 to 3, or OUTSIDE."""
-    return np.searchsorted(LENGTHS, age)
+def bins(windows: Windows, age: Integers) -> Integers:
+    """Give the narrowest window each age (ms) lies in, by its place, or len(windows) for none."""
+    return np.searchsorted(windows, age)
 
 
-def histogram(asked: Integers, bin_: Integers, size: int, weights: Floats | None = None) -> NDArray[np.generic]:
-    """Count (or add up the weights of) what lies in each window of each of `size` questions: [size, 4]."""
-    flat = np.bincount(asked * (WINDOW_COUNT + 1) + bin_, weights, minlength=size * (WINDOW_COUNT + 1))
-    return flat.reshape(size, WINDOW_COUNT + 1)[:, :WINDOW_COUNT].cumsum(axis=1)
+def histogram(asked: Integers, bin_: Integers, shape: tuple[int, int], weights: Integers | None = None) -> Integers:
+    """Count (or add up the weights of) what lies in each of w windows of each of q questions; shape is (q, w)."""
+    size, width = shape
+    flat = np.bincount(asked * (width + 1) + bin_, weights, minlength=size * (width + 1)).astype(np.int64, copy=False)
+    inside: Integers = flat.reshape(size, width + 1)[:, :width].cumsum(axis=1)
+    return inside
 
 
 def running(values: Integers | Truths) -> Integers:
     """Give running totals, beginning with 0."""
-    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))
+    return np.concatenate((_NOTHING, np.cumsum(values, dtype=np.int64)))
 
 
 def _scale(time: Integers, asked: Asked, summaries: dict[int, Summary]) -> Scale:
     times = [time, asked.as_of]
     for summary in summaries.values():
         times += [summary.time, *summary.seen_time]
-    together = np.concatenate(times)
-    if not len(together):
+    return span(times)
+
+
+def span(times: Iterable[Integers]) -> Scale:
+    """Give a Scale that tells all these times apart."""
+    filled = [each for each in times if len(each)]
+    if not filled:
         return Scale(0, 1)
-    base = int(together.min())
-    return Scale(base, (int(together.max()) - base + 1).bit_length())
+    base = min(int(each.min()) for each in filled)
+    return Scale(base, (max(int(each.max()) for each in filled) - base + 1).bit_length())
 
 
 def _order(key: Integers) -> Integers | None:
@@ -208,6 +227,5 @@ def _order(key: Integers) -> Integers | None:
 def _pairs(asked: Asked, start: Integers, time: Integers) -> Pairs:
     which, row = expand(start, asked.row)
     age = asked.as_of[which] - time[row]
-    bin_ = bins(age)
-    inside = (age >= 0) & (bin_ < OUTSIDE)
-    return Pairs(which, row, bin_).part(inside)
+    inside = age >= 0
+    return Pairs(which, row, age) if inside.all() else Pairs(which, row, age).part(inside)
