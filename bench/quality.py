@@ -3,12 +3,13 @@
     python -m bench.quality [FOLDER] [--only PART ...] [--seeds N] [--quick] [--output DIRECTORY]
 
 FOLDER (or POINTGUARD_DATA) holds the labelled streams; docs/quality.md says which, and where they come from. Every row
-is scored before it is learned, labels come late, everything is seeded. Parts: handbook, sffsd, sets, points. Each part
-writes quality-PART.md with its plots; quality.md joins all there are. --quick runs the beginning of each stream with
-one seed, to show that all works: its figures mean nothing.
+is scored before it is learned, labels come late, everything is seeded. Parts: handbook, sffsd, sets, points; a part
+that is run alone replaces its section of quality.md and its plots. --quick runs the beginning of each stream with one
+seed, to show that all works: its figures mean nothing.
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from bench.quality_sets import measure_sets
 from config.settings import load
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = "quality.md"
+MARK = "<!-- part: {} -->"
 SIMULATOR_SEEDS = 20
 HEAD = """# Detection quality
 
@@ -72,21 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataMissing as missing:
         print(missing, file=sys.stderr)
         return 1
-    sections = [chosen.output / f"quality-{part}.md" for part in PARTS]
-    text = "\n".join([HEAD, *(path.read_text(encoding="utf-8") for path in sections if path.is_file())])
-    (chosen.output / "quality.md").write_text(text, encoding="utf-8")
-    print(f"written: {chosen.output / 'quality.md'}")
+    print(f"written: {chosen.output / PAGE}")
     return 0
 
 
 def _write(part: str, measured: Measured, folder: Path) -> None:
-    """One part's page and plots; printed as well."""
+    """Replace a part's section of the page, and its plots; the section is printed as well."""
     folder.mkdir(parents=True, exist_ok=True)
     tables, plots = measured
     pictures = [f"![{plot.title}]({plot.draw(folder).name})\n" for plot in plots]
     text = "\n".join([*(table.markdown() for table in tables), *pictures])
     print(text)
-    (folder / f"quality-{part}.md").write_text(text, encoding="utf-8")
+    sections = _sections(folder / PAGE) | {part: text}
+    page = "\n".join([HEAD, *(f"{MARK.format(name)}\n\n{sections[name]}" for name in PARTS if name in sections)])
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+def _sections(page: Path) -> dict[str, str]:
+    """What an earlier page holds of each part."""
+    if not page.is_file():
+        return {}
+    pieces = re.split(MARK.format("(.+)"), page.read_text(encoding="utf-8"))[1:]
+    return {name: text.strip("\n") + "\n" for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ from detectors.entity import Keys
 from detectors.event import Invalid, decode, milliseconds, points_of
 from detectors.event_types import Event
 from detectors.features import AccountKey, AccountTimes, account_times, assemble, is_outflow, moments
-from detectors.layout import Floats, Layout, by_name
-from detectors.velocity import VELOCITY_FEATURES, Observed, observations
+from detectors.layout import Floats
+from detectors.velocity import Observed, observations
+from detectors.velocity_names import demand_of
 from streams.velocity_store import MemoryVelocityStore
 
 BATCH = 500
-EPOCH = "bench"
 KEYS = Keys(b"a secret of the benchmark, not of anybody")
 HELD_MIN, DELAYED_MAX = 0.90, 0.005
 MODEL_CAP = 0.8
@@ -43,6 +43,10 @@ SHARED_MS = 90 * 86_400_000
 FINFORGE_TYPES = ("account_takeover", "mule_account", "refund_abuse")
 EVENTS_PER_HOUR = 60.0
 """Slow enough that scenarios of two weeks end within the stream."""
+
+
+REFUNDED = frozenset({"refund_abuse"})
+"""Scenarios whose gain comes in: what was spent is given back, though the goods are kept."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,16 @@ class Judged:
 
 async def observed(events: Sequence[Event], policy: CompiledPolicy) -> Floats:
     """The features of all events, float64[n, width] of the policy's layout, in batches as a worker sees them."""
-    store, times, found = MemoryVelocityStore(EPOCH), dict[AccountKey, AccountTimes](), list[Floats]()
-    await store.mark_warm(EPOCH)
-    everything = Layout(VELOCITY_FEATURES)
+    store, times, found = MemoryVelocityStore(None), dict[AccountKey, AccountTimes](), list[Floats]()
+    demand = demand_of(policy.layout.velocity)
     for first in range(0, len(events), BATCH):
         batch = events[first : first + BATCH]
         occurred = [milliseconds(event.occurred_at) for event in batch]
-        velocity = await store.observe(observations(list(map(Observed, batch, occurred)), KEYS))
+        seen = observations(list(map(Observed, batch, occurred)), KEYS, demand.coverage.kinds)
+        velocity = await store.observe(seen, demand)
         before, changed = account_times(batch, occurred, times)
         times.update(changed)
-        counted = by_name(velocity.values, everything, policy.layout.velocity)
-        found.append(assemble(policy.layout, counted, moments(batch, occurred, before)))
+        found.append(assemble(policy.layout, velocity.values, moments(batch, occurred, before)))
     return np.concatenate(found)
 
 
@@ -95,15 +98,16 @@ class Points:
 
 
 def tally(judged: Judged, decisions: Sequence[Decision]) -> Points:
-    """Add up what was held. A scenario without any redemption puts its inflows at stake."""
+    """Add up what was held. A scenario without any redemption, or one of REFUNDED, puts its inflows at stake."""
     spending = {name for event, name in zip(judged.events, judged.scenario, strict=True) if event.type == "redeem"}
+    spending -= REFUNDED
     points = Points(defaultdict(float), defaultdict(float), 0.0, 0.0)
     for event, name, decision in zip(judged.events, judged.scenario, decisions, strict=True):
         moved, stopped = points_of(event), decision.outcome in ("hold", "reject")
         if not name:
             points.honest += moved
             points.delayed += moved * stopped
-        elif event.type == "redeem" or (name not in spending and not is_outflow(event)):
+        elif event.type == "redeem" if name in spending else not is_outflow(event):
             points.stake[name] += moved
             points.held[name] += moved * stopped
     return points
@@ -159,7 +163,8 @@ def measure_points(folder: Path | None, seeds: int, events: int, users: int) -> 
         _table(
             "finforge",
             f"{len(episodes)} seeds of {users} accounts over 3 months. A debit is a redemption and a credit an earn, "
-            "without device, address or store: only amounts and times are left to tell an episode by.",
+            "without device, address or store: only amounts and times are left to tell an episode by. Of refund abuse "
+            "the credits are at stake.",
             episodes,
         ),
         measure_ecom(folder, policy, min(3, seeds)),

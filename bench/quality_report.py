@@ -8,12 +8,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import PercentFormatter
 
 from bench.measure import markdown_table
 from bench.quality_data import Truths
 from detectors.layout import Floats
 
-RATES = np.concatenate(([0.0], np.geomspace(0.0005, 0.2, 60)))
+RATES = np.geomspace(0.0005, 0.2, 60)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Figure:
             saved = np.concatenate(([0.0], np.cumsum(stolen[np.argsort(-scores, kind="stable")]))) / stolen.sum()
             axes.plot(RATES, saved[np.round(RATES * len(scores)).astype(int)], label=name)
         axes.legend(loc="lower right")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(0, 1)
         return _save(canvas, folder, self.name)
 
@@ -86,7 +89,7 @@ class Columns:
         axes.axhline(self.floor, color="black", linewidth=0.8, linestyle="--")
         axes.set_xticks(range(len(self.groups)), self.groups)
         axes.set_ylim(0, 1)
-        axes.legend(loc="lower left")
+        canvas.legend(loc="outside lower center", ncols=len(self.values), frameon=False)
         return _save(canvas, folder, self.name)
 
 

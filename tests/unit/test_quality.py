@@ -87,9 +87,24 @@ def test_parts_can_be_run_alone_and_come_out_the_same(folder: Path, tmp_path: Pa
     for name in ("first", "second"):
         assert quality.main([str(folder), "--quick", "--only", "handbook", "--output", str(tmp_path / name)]) == 0
     written = [path.name for path in sorted((tmp_path / "first").iterdir())]
-    assert written == ["quality-handbook.md", "quality-handbook.svg", "quality.md"]
+    assert written == ["quality-handbook.svg", "quality.md"]
     for name in written:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_a_part_replaces_its_own_section(folder: Path, tmp_path: Path) -> None:
+    """The section of another part stays where it is, and the page has one of each in the order of the parts."""
+    run = [str(folder), "--quick", "--output", str(tmp_path), "--only"]
+    assert quality.main([*run, "sffsd"]) == 0
+    first = (tmp_path / "quality.md").read_text(encoding="utf-8")
+    (tmp_path / "quality.md").write_text(first.replace("S-FFSD", "S-OLD"), encoding="utf-8")
+    assert quality.main([*run, "handbook"]) == 0
+    assert quality.main([*run, "handbook"]) == 0
+    page = (tmp_path / "quality.md").read_text(encoding="utf-8")
+    assert page.count("## S-OLD") == page.count("## Card transactions") == 1
+    assert page.index("## Card transactions") < page.index("## S-OLD")
+    assert quality.main([*run, "sffsd"]) == 0
+    assert (tmp_path / "quality.md").read_text(encoding="utf-8") == page.replace("S-OLD", "S-FFSD")
 
 
 def test_missing_data_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
