@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -120,30 +120,29 @@ def simulated(seed: int, events: int) -> Judged:
     return Judged(read, [act.scenario if act.fraud else "" for act in acts])
 
 
-def generated(seed: int, users: int, months: int) -> Judged:
+def generated(seed: int, users: int, months: int, *, devices: bool) -> Judged:
     """Accounts of finforge with their episodes: a debit is a redemption, a credit an earn; nothing else of it is read.
 
-    Amounts in money become whole points. Its merchant, category and risk columns give the label away.
+    Amounts in money become whole points. Its merchant, category and risk columns give the label away. With `devices`
+    each account acts through a device of its own, and who takes one over through another.
     """
     from finforge import DatasetGenerator  # noqa: PLC0415  # brings pandas, which nothing else here needs
 
     maker = DatasetGenerator(seed=seed).with_users(users).with_persona("mixed").for_months(months)
     frame: Any = maker.with_fraud(rate=0.02, types=list(FINFORGE_TYPES)).generate()
-    rows = sorted(
-        zip(frame["timestamp"], frame["user_id"], frame["amount"], frame["fraud_type"], strict=True),
-        key=lambda row: (row[0], row[1]),
-    )
+    columns = ("timestamp", "user_id", "amount", "fraud_type", "fraud_scenario_id")
+    rows = sorted(zip(*(frame[name] for name in columns), strict=True), key=lambda row: (row[0], row[1]))
     moved = [row for row in rows if round(abs(row[2])) >= 1]
-    read = [_valid(json.dumps(_as_event(number, *row[:3])).encode()) for number, row in enumerate(moved)]
+    read = []
+    for number, (moment, account, amount, kind, episode) in enumerate(moved):
+        device = f"d-{episode}" if kind == "account_takeover" else f"d-{account}"
+        body = {
+            "id": f"f{number}", "source": "finforge", "program": "bench", "account": account,
+            "occurred_at": moment.replace(tzinfo=UTC).isoformat(), "type": "earn" if amount > 0 else "redeem",
+            "points": round(abs(amount)), **({"device": device} if devices else {}),
+        }  # fmt: skip
+        read.append(_valid(json.dumps(body).encode()))
     return Judged(read, ["" if row[3] == "none" else str(row[3]) for row in moved])
-
-
-def _as_event(number: int, moment: datetime, account: str, amount: float) -> dict[str, object]:
-    return {
-        "id": f"f{number}", "source": "finforge", "program": "bench", "account": account,
-        "occurred_at": moment.replace(tzinfo=UTC).isoformat(), "type": "earn" if amount > 0 else "redeem",
-        "points": round(abs(amount)),
-    }  # fmt: skip
 
 
 def _valid(body: bytes) -> Event:
@@ -157,15 +156,19 @@ def measure_points(folder: Path | None, seeds: int, events: int, users: int) -> 
     """Tables of the simulator over `seeds`, of finforge, and of the shop's sign-ups when there is a folder."""
     policy = load_policy(default_policy_text())
     simulator = [_run(simulated(seed, events), policy) for seed in range(1, seeds + 1)]
-    episodes = [_run(generated(seed, users, 3), policy) for seed in range(1, max(2, seeds // 4) + 1)]
+    bare, shown = (
+        [_run(generated(seed, users, 3, devices=devices), policy) for seed in range(1, max(2, seeds // 4) + 1)]
+        for devices in (False, True)
+    )
+    about = f"{len(bare)} seeds of {users} accounts over 3 months. A debit is a redemption and a credit an earn; {{}}. "
+    about += "Of refund abuse the credits are at stake."
     return [
         _table("Simulator", f"{seeds} seeds of {events:,} events, default policy.", simulator),
+        _table("finforge, amounts and times alone", about.format("no event has a device, address or store"), bare),
         _table(
-            "finforge",
-            f"{len(episodes)} seeds of {users} accounts over 3 months. A debit is a redemption and a credit an earn, "
-            "without device, address or store: only amounts and times are left to tell an episode by. Of refund abuse "
-            "the credits are at stake.",
-            episodes,
+            "finforge, with devices",
+            about.format("an account acts through its own device, and who takes one over through another"),
+            shown,
         ),
         measure_ecom(folder, policy, min(3, seeds)),
     ]
