@@ -148,28 +148,36 @@ def _batch(events: Sequence[Observed], number: int, asked: Demand) -> Observatio
     return observations(events[number * BATCH : (number + 1) * BATCH], KEYS, asked.coverage.kinds)
 
 
-async def heat(server: Valkey, size: Size) -> tuple[Figures, Figures, list[int]]:
-    """Events of addresses seen once, then of one address with very many; bytes of the hot log on the way."""
-    asked, cold, hot = demand(["ip"]), Figures(), Figures()
+async def heat(server: Valkey, size: Size) -> tuple[dict[str, Figures], list[int]]:
+    """Addresses seen once, then one address with very many events, in order and up to a minute late, each its figures.
+
+    Also the bytes of all data on the hot address's way.
+    """
+    asked, lengths = demand(["ip"]), list[int]()
+    found = {name: Figures() for name in ("addresses seen once", "one address", "one address, out of order")}
     store = RedisVelocityStore.connect(server.url, None)
-    rng, batches, lengths = np.random.default_rng(size.seed), size.hot_events // BATCH, []
+    rng = np.random.default_rng(size.seed)
     try:
-        for figures, address in ((cold, None), (hot, np.uint64(7))):
+        for name, figures in found.items():
             server.empty()
             await store.mark_warm(Epoch("bench", asked.coverage))
-            for number in range(batches if address else size.measured):
-                batch = _on_addresses(rng, number, address)
+            hot = name.startswith("one")
+            batches = size.hot_events // BATCH if hot else size.measured
+            for number in range(batches):
+                batch = _on_addresses(rng, number, np.uint64(7) if hot else None)
+                if name.endswith("order"):
+                    batch = replace(batch, time=batch.time - rng.integers(0, 60_000, BATCH))
                 client, server_before, wall = time.process_time(), server.cpu_seconds(), time.perf_counter()
                 await store.observe(batch, asked)
-                if number >= (batches if address else size.measured) - size.measured:
+                if number >= batches - size.measured:
                     figures.client.append((time.process_time() - client) / BATCH * 1e6)
                     figures.wall.append((time.perf_counter() - wall) / BATCH * 1e6)
                     figures.server.append((server.cpu_seconds() - server_before) / BATCH * 1e6)
-                if address and number % (batches // 4) == batches // 4 - 1:
+                if name == "one address" and number % (batches // 4) == batches // 4 - 1:
                     lengths.append(server.bytes_used())
     finally:
         await store.close()
-    return cold, hot, lengths
+    return found, lengths
 
 
 def _on_addresses(rng: np.random.Generator, number: int, address: np.uint64 | None) -> Observations:
@@ -189,25 +197,43 @@ def _on_addresses(rng: np.random.Generator, number: int, address: np.uint64 | No
     )
 
 
-def page(size: Size, found: dict[tuple[int, str], Figures], heated: tuple[Figures, Figures, list[int]]) -> str:
+async def rebuilding(server: Valkey, size: Size, asked: Demand, events: Sequence[Observed]) -> float:
+    """Events a second that go back into an empty store, of the client's and the server's work one after the other."""
+    server.empty()
+    store = RedisVelocityStore.connect(server.url, None)
+    started = time.perf_counter()
+    try:
+        for number in range(size.measured):
+            await store.rebuild(_batch(events, number, asked), asked.coverage)
+    finally:
+        await store.close()
+    return size.measured * BATCH / (time.perf_counter() - started)
+
+
+def page(
+    size: Size,
+    found: dict[tuple[int, str], Figures],
+    heated: tuple[dict[str, Figures], list[int]],
+    rebuilt: Sequence[float],
+) -> str:
     """The report in Markdown."""
     header = ("hashing", "client", "Valkey", "wall")
     rows = [[f"{kinds} kinds, {how}", *figures.cells(), BUDGET[kinds]] for (kinds, how), figures in found.items()]
-    cold, hot, lengths = heated
-    hot_rows = [
-        ["addresses seen once", *cold.cells()[1:]],
-        [f"one address with {size.hot_events:,} events", *hot.cells()[1:]],
-    ]
-    grown = ", ".join(f"{used / 1024:.0f}" for used in lengths)
+    hot_rows = [[name, *figures.cells()[1:]] for name, figures in heated[0].items()]
+    facts = (
+        f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} before, {size.runs} runs, "
+        f"seed {size.seed}; µs an event, median (range). {measure.machine()}."
+    )
+    grown = ", ".join(f"{used / 1024:.0f}" for used in heated[1])
     return "\n\n".join(
         (
             "# Velocity: CPU an event",
-            f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} events before, "
-            f"{size.runs} runs, seed {size.seed}; µs an event, median (range). {measure.machine()}.",
+            facts,
             measure.markdown_table(("", *header, "design: client + Valkey"), rows),
-            "One kind (IP address), per batch:",
+            f"One kind (IP address), of 3,000 accounts; the one address with {size.hot_events:,} events, its last measured:",
             measure.markdown_table(("", *header[1:]), hot_rows),
             f"KiB of all data with the hot address at a quarter, half, three quarters and all of its events: {grown}.",
+            f"Rebuilding all kinds: {measure.Spread.of(rebuilt).show()} events a second.",
         )
     )
 
@@ -225,7 +251,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pointguard-bench-") as folder:
         service = valkey.start(Path(folder))
         try:
-            server, found = Valkey(service.url), dict[tuple[int, str], Figures]()
+            server, found, rebuilt = Valkey(service.url), dict[tuple[int, str], Figures](), list[float]()
             if options.profile:
                 _profile(server, replace(size, runs=1), count)
                 return
@@ -235,7 +261,9 @@ def main() -> None:
                     for kinds in (THREE, KINDS):
                         figures = found.setdefault((len(kinds), how), Figures())
                         asyncio.run(spread(server, size, demand(kinds), events, figures))
-            report = page(size, found, asyncio.run(heat(server, size)))
+                    if how == "Zipf":
+                        rebuilt.append(asyncio.run(rebuilding(server, size, demand(KINDS), events)))
+            report = page(size, found, asyncio.run(heat(server, size)), rebuilt)
         finally:
             service.process.stop()
     measure.publish("velocity-quick" if options.quick else "velocity", report)

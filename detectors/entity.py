@@ -26,7 +26,9 @@ KEY_VERSION_MAX: Final = 255
 SEALED_OVERHEAD_BYTES: Final = 1 + 12 + 16
 
 _CACHED: Final = 1 << 16
+_ENTITIES_CACHED: Final = 1 << 17
 _PREFIXES_CACHED: Final = 1 << 10
+_PSEUDONYMOUS: Final = frozenset({"device", "payment", "ip", "ip_prefix"})
 _NONCE_BYTES: Final = 12
 _IPV4_MAX: Final = 2**32 - 1
 _IP_LENGTH_MAX: Final = 64
@@ -85,12 +87,13 @@ class Keys:
     `device(text)`, `payment(text)`, `ip(text)` and `ip_prefix(text)` give the 16-byte pseudonym of a device or payment
     token (white space around it is dropped), of an address or its network (canonical first; a text that is no address
     raises ValueError). `hash64(program, kind, value)` gives the number of an entity in velocity logs, never 0. All
-    remember recent answers. Treat an instance as frozen.
+    remember recent answers; so does `entity64(program, kind, text)`, which takes what the producer wrote instead of the
+    stored value. Treat an instance as frozen.
     """
 
     __slots__ = (
         *("_cipher", "_device", "_ip", "_ip_prefix", "_nonce", "_payload", "_payment", "_state"),
-        *("device", "hash64", "ip", "ip_prefix", "payment", "version"),
+        *("device", "entity64", "hash64", "ip", "ip_prefix", "payment", "version"),
     )
 
     def __init__(self, secret: bytes, version: int = KEY_VERSION) -> None:
@@ -114,6 +117,7 @@ class Keys:
         self.ip: Callable[[str], bytes] = lru_cache(_CACHED)(self._ip_of)
         self.ip_prefix: Callable[[str], bytes] = lru_cache(_CACHED)(self._ip_prefix_of)
         self.hash64: Callable[[str, str, bytes], int] = lru_cache(_CACHED)(self.event_hash64)
+        self.entity64: Callable[[str, str, str], int] = lru_cache(_ENTITIES_CACHED)(self._entity64)
 
     def event_hash64(self, program: str, kind: str, value: bytes) -> int:
         """As `hash64`, without remembering: for values that hardly come twice, such as event ids."""
@@ -150,6 +154,13 @@ class Keys:
         """Raises UnknownKeyVersionError unless a stored pseudonym or sealed value was made under this version."""
         if stored[0] != self.version:
             raise UnknownKeyVersionError(f"key version {stored[0]} is not served, only {self.version} is")
+
+    def _entity64(self, program: str, kind: str, text: str) -> int:
+        if kind in _PSEUDONYMOUS:
+            value: bytes = getattr(self, f"_{kind}_of")(text)
+        else:
+            value = text.encode()
+        return self.event_hash64(program, kind, value)
 
     def _device_of(self, device: str) -> bytes:
         return self._pseudonym(self._device, device.strip().encode())

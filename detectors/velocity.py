@@ -18,7 +18,7 @@ part in summary (detectors/velocity_fold.py); values that rest on one are marked
 same, slowly.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -125,61 +125,74 @@ def observations(observed: Sequence[Observed], keys: Keys, kinds: Iterable[int])
 
     Only the entities that the logs of these kinds need are hashed; the rest count as absent.
     """
-    return _arranged([_row(one, keys) for one in observed], keys, needed(kinds))
+    events, hash64 = [one.event for one in observed], keys.entity64
+    programs = [event.program for event in events]
+    entity = {}
+    for kind in needed(kinds):
+        name = KINDS[kind]
+        texts = map(_TEXT_OF[kind], events)
+        entity[kind] = [
+            0 if text is None else hash64(program, name, text) for program, text in zip(programs, texts, strict=True)
+        ]
+    return _arranged(
+        programs,
+        [one.time_ms for one in observed],
+        [_event64(keys, event.program, event.source, event.id) for event in events],
+        entity,
+        [hash64(event.program, "account", event.to) if isinstance(event, Transfer) else 0 for event in events],
+        [0 if isinstance(event, Reverse) else points_of(event) for event in events],
+    )
 
 
 def history(rows: Iterable[HistoryRow], keys: Keys, kinds: Iterable[int]) -> Observations:
     """Turn past events, oldest first, into observations that are equal to those made when they came."""
-    return _arranged(list(rows), keys, needed(kinds))
-
-
-def _row(one: Observed, keys: Keys) -> HistoryRow:
-    event, ip = one.event, one.event.ip
-    return HistoryRow(
-        event.program,
-        event.source,
-        event.id,
-        event.account,
-        one.time_ms,
-        0 if isinstance(event, Reverse) else points_of(event),
-        None if event.device is None else keys.device(event.device),
-        None if ip is None else keys.ip(ip),
-        None if ip is None else keys.ip_prefix(ip),
-        event.store,
-        event.staff,
-        event.campaign,
-        None if event.payment is None else keys.payment(event.payment),
-        event.referrer,
-        event.to if isinstance(event, Transfer) else None,
+    listed, hash64 = list(rows), keys.hash64
+    entity = {}
+    for kind in needed(kinds):
+        name = KINDS[kind]
+        values = ((row.program, _stored(row, name)) for row in listed)
+        entity[kind] = [0 if value is None else hash64(program, name, value) for program, value in values]
+    return _arranged(
+        [row.program for row in listed],
+        [row.time_ms for row in listed],
+        [_event64(keys, row.program, row.source, row.event_id) for row in listed],
+        entity,
+        [0 if row.to is None else hash64(row.program, "account", row.to.encode()) for row in listed],
+        [abs(row.points) for row in listed],
     )
 
 
-def _arranged(rows: Sequence[HistoryRow], keys: Keys, kinds: tuple[int, ...]) -> Observations:
-    size, codes = len(rows), dict[str, int]()
-    program = [codes.setdefault(row.program, len(codes)) for row in rows]
-    entity = np.zeros((size, len(KINDS)), dtype=np.uint64)
-    for kind in kinds:
-        entity[:, kind] = np.fromiter(_hashes(rows, keys, KINDS[kind]), dtype=np.uint64, count=size)
-    hash64, event64 = keys.hash64, keys.event_hash64
-    events = (event64(row.program, "event", f"{len(row.source)}:{row.source}{row.event_id}".encode()) for row in rows)
-    peers = (0 if row.to is None else hash64(row.program, "account", row.to.encode()) for row in rows)
+_TEXT_OF: Final = tuple(attrgetter("ip" if kind == "ip_prefix" else kind) for kind in KINDS)
+"""What names an event's entity of each kind, as the producer wrote it."""
+
+
+def _stored(row: HistoryRow, kind: str) -> bytes | None:
+    value: str | bytes | None = getattr(row, kind)
+    return value.encode() if isinstance(value, str) else value
+
+
+def _event64(keys: Keys, program: str, source: str, event_id: str) -> int:
+    return keys.event_hash64(program, "event", f"{len(source)}:{source}{event_id}".encode())
+
+
+def _arranged(
+    program: list[str],
+    time_ms: list[int],
+    event: list[int],
+    entity: dict[int, list[int]],
+    peer: list[int],
+    points: list[int],
+) -> Observations:
+    codes: dict[str, int] = {}
+    hashes = np.zeros((len(event), len(KINDS)), dtype=np.uint64)
+    for kind, column in entity.items():
+        hashes[:, kind] = np.array(column, dtype=np.uint64)
     return Observations(
-        programs=tuple(codes),
-        program=np.array(program, dtype=np.int64),
-        time=np.array([row.time_ms for row in rows], dtype=np.int64),
-        event=np.fromiter(events, dtype=np.uint64, count=size),
-        entity=entity,
-        peer=np.fromiter(peers, dtype=np.uint64, count=size),
-        points=np.abs(np.array([row.points for row in rows], dtype=np.int64)),
+        programs=tuple(dict.fromkeys(program)),
+        program=np.array([codes.setdefault(name, len(codes)) for name in program], dtype=np.int64),
+        time=np.array(time_ms, dtype=np.int64),
+        event=np.array(event, dtype=np.uint64),
+        entity=hashes,
+        peer=np.array(peer, dtype=np.uint64),
+        points=np.array(points, dtype=np.int64),
     )
-
-
-def _hashes(rows: Sequence[HistoryRow], keys: Keys, kind: str) -> Iterator[int]:
-    """The entities of one kind, 0 where a row has none."""
-    hash64, value_of = keys.hash64, attrgetter(kind)
-    for row in rows:
-        value: str | bytes | None = value_of(row)
-        if value is None:
-            yield 0
-        else:
-            yield hash64(row.program, kind, value.encode() if isinstance(value, str) else value)

@@ -9,7 +9,8 @@ from detectors.velocity_distinct import distinct
 from detectors.velocity_groups import representatives
 from detectors.velocity_log import Appends, Logs, mixed
 from detectors.velocity_names import LARGEST, SEEN, SINCE, SUMMED, Demand
-from detectors.velocity_tables import Asked, Tables, Totals, bins, build, histogram
+from detectors.velocity_rounds import in_rounds
+from detectors.velocity_tables import Tables, Totals, bins, build, histogram
 
 _MS_PER_SECOND = 1_000.0
 _NEVER = np.iinfo(np.int64).max
@@ -28,7 +29,8 @@ def aggregate(batch: Observations, appends: Appends, logs: Logs, demand: Demand)
     event, kind = event[by_log], kind[by_log]
     log = appends.log[event, kind]
     logs, row = _own_rows(logs, mixed(batch.event[event], log), log, appends.from_end[event, kind])
-    counts = _Counts(build(logs, Asked(log, batch.time[event], row)), kind, demand)
+    logs, log, row = in_rounds(logs, log, batch.time[event], row)
+    counts = _Counts(build(logs, log, batch.time[event], row), kind, demand)
     values = np.zeros((len(batch), len(demand.names)), dtype=np.float64)
     for group in demand.groups:
         chosen = kind[counts.chosen(group.source)] == group.kind
@@ -38,7 +40,7 @@ def aggregate(batch: Observations, appends: Appends, logs: Logs, demand: Demand)
         counted = counts.values(group.source, group.aggregate)
         values[rows[:, None], group.columns] = counted[np.flatnonzero(chosen)[:, None], group.windows]
     folded, approximate = np.zeros(len(logs.start), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
-    folded[list(logs.summaries)] = True
+    folded[logs.summaries.log] = True
     approximate[event[folded[log]]] = True
     if demand.approximate is not None:
         values[:, demand.approximate] = approximate
@@ -108,7 +110,7 @@ class _Counts:
 
 def _summed(tables: Tables, totals: Totals, windows: Integers) -> dict[str, Floats]:
     """Counts, sums and averages, each float64[q, w]."""
-    low, high = totals.ranges(tables.asked, tables.scale, windows)
+    low, high = totals.ranges(tables, windows)
     pairs, shape = tables.pairs, low.shape
     points = tables.logs.rows["points"][pairs.row]
     bin_ = bins(windows, pairs.age)
@@ -123,7 +125,7 @@ def _summed(tables: Tables, totals: Totals, windows: Integers) -> dict[str, Floa
 
 def _largest(tables: Tables, totals: Totals, windows: Integers) -> Floats:
     """The largest amount in each window, float64[q, w]."""
-    low, high = totals.ranges(tables.asked, tables.scale, windows)
+    low, high = totals.ranges(tables, windows)
     pairs, width = tables.pairs, len(windows)
     met = np.zeros((len(low), width + 1), dtype=np.int64)
     np.maximum.at(met, (pairs.asked, bins(windows, pairs.age)), tables.logs.rows["points"][pairs.row])
@@ -133,7 +135,7 @@ def _largest(tables: Tables, totals: Totals, windows: Integers) -> Floats:
 
 def _since(tables: Tables, totals: Totals, windows: Integers) -> dict[str, Floats]:
     """Seconds since the first and since the last event in the one window there is, float64[q, 1] each."""
-    low, high = (each[:, 0] for each in totals.ranges(tables.asked, tables.scale, windows))
+    low, high = (each[:, 0] for each in totals.ranges(tables, windows))
     asked, pairs = tables.asked, tables.pairs
     last, first = np.full((2, len(low)), _NEVER)
     first.fill(-1)

@@ -6,15 +6,19 @@ others is a sample for wide windows (detectors/velocity_fold.py): these are coun
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from detectors.velocity import Floats, Hashes, Integers, Truths
 from detectors.velocity_fold import LEVELS, NEVER, belongs
-from detectors.velocity_groups import grouped, representatives
+from detectors.velocity_groups import expand, grouped, representatives
 from detectors.velocity_log import mixed
 from detectors.velocity_names import Windows
-from detectors.velocity_tables import Asked, Met, Tables, bins, expand, histogram, running, span
+from detectors.velocity_tables import Asked, Met, Tables, bins, histogram, running, span
+
+BUSY: Final = 8
+"""From so many questions of one log in a batch on, its others are counted in another way."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class _Ranges:
     low: Integers
     high: Integers
     end: Integers
+    busy: "_Busy"
 
     def count(self) -> Integers:
         """Count distinct others, as if each question were about the latest of its log, int64[q, w]."""
@@ -110,6 +115,39 @@ class _Ranges:
         return found - np.searchsorted(nexts, self.end[asked]) + np.searchsorted(nexts, low)
 
 
+@dataclass(frozen=True)
+class _Busy:
+    """Questions about ordered logs that are asked much in one batch: there, pairs of others would be too many.
+
+    Such questions, one after the other, see windows whose ends only move on. So the questions for which a record is the
+    last of its other in the window are a range: after it was observed, until its other comes again (`next`) or the
+    window has left it. `asked` bool[q] marks the questions, `order` are they by row; `place` are the records' places.
+    """
+
+    asked: Truths
+    order: Integers
+    place: Integers
+    next: Integers
+    other: Hashes
+
+    def count(self, ranges: "_Ranges", level: int, values: Floats) -> None:
+        """Count the others of a level that lie in each window, into values float64[q, w]."""
+        size = len(self.order)
+        if not size:
+            return
+        members = np.flatnonzero(belongs(self.other, level))
+        place = self.place[members]
+        high = ranges.high[self.order]
+        seen = np.searchsorted(high, place, side="right")
+        again = np.searchsorted(high, self.next[members], side="right")
+        for window in range(values.shape[1]):
+            left = np.searchsorted(ranges.low[self.order, window], place, side="right")
+            stop = np.minimum(again, left)
+            counted = seen < stop
+            change = np.bincount(seen[counted], minlength=size + 1) - np.bincount(stop[counted], minlength=size + 1)
+            values[self.order, window] = np.cumsum(change)[:size]
+
+
 def distinct(tables: Tables, column: int, windows: Windows) -> Floats:
     """Count the distinct others of a column for each question and each of w windows, float64[q, w]."""
     met, shape = tables.met(column), (len(tables.asked.log), len(windows))
@@ -121,29 +159,49 @@ def distinct(tables: Tables, column: int, windows: Windows) -> Floats:
     beyond = _beyond(tables.asked, met, groups, ranges, windows)
     new = _new(tables, tail, tail_row, groups, windows)
     values = (ranges.count() + beyond.count(shape) + new.count(shape)).astype(np.float64)
-    if not tables.logs.summaries:
+    ranges.busy.count(ranges, 0, values)
+    level = _levels(tables, column, windows)
+    if level is None:
         return values
-    level, places = _levels(tables, column, windows), None
+    places = None
     for number in range(1, int(level.max(initial=0)) + 1):
         beyond, new, places = beyond.part(number), new.part(number), ranges.members(number, places)
         asked, window = np.nonzero(level == number)
         if len(asked):
+            counted = np.zeros(shape)
             others = beyond.count(shape) + new.count(shape)
             members = ranges.count_members(places, asked, window) + others[asked, window]
-            values[asked, window] = members * float(1 << number)
+            counted[asked, window] = members
+            ranges.busy.count(ranges, number, counted)
+            values[asked, window] = counted[asked, window] * float(1 << number)
     return np.maximum.accumulate(values, axis=1)
 
 
-def _levels(tables: Tables, column: int, windows: Windows) -> Integers:
-    """Give the lowest level whose sample covers each window, int64[q, w]."""
+def _busy(tables: Tables, met: Met, groups: _Groups) -> _Busy:
+    asked, logs = tables.asked, len(tables.logs.start) - 1
+    busy = np.bincount(asked.log, minlength=logs) >= BUSY
+    chosen = busy[asked.log] & asked.ordered
+    order = np.flatnonzero(chosen)
+    order = order[np.argsort(asked.row[order], kind="stable")]
+    log = np.zeros(logs, dtype=np.bool_)
+    log[asked.log[order]] = True
+    place = np.flatnonzero(log[met.log])
+    following = np.full(len(met.other), len(met.other), dtype=np.int64)
+    again = np.flatnonzero(groups.again)
+    following[groups.order[again - 1]] = groups.order[again]
+    return _Busy(chosen, order, place, following[place], met.other[place])
+
+
+def _levels(tables: Tables, column: int, windows: Windows) -> Integers | None:
+    """Give the lowest level whose sample covers each window, int64[q, w]; None if all are covered by all others."""
+    summaries = tables.logs.summaries
+    partial = np.flatnonzero(summaries.cover[:, column, 0] > NEVER)
+    if not len(partial):
+        return None
     level = np.zeros((len(tables.asked.log), len(windows)), dtype=np.int64)
-    covers = {log: summary.cover[column] for log, summary in tables.logs.summaries.items()}
-    partial = [log for log, cover in covers.items() if cover[0] > NEVER]
-    if not partial:
-        return level
     number = np.full(len(tables.logs.start), -1, dtype=np.int64)
-    number[partial] = np.arange(len(partial))
-    cover = np.stack([covers[log] for log in partial])
+    number[summaries.log[partial]] = np.arange(len(partial))
+    cover = summaries.cover[partial, column]
     asking = number[tables.asked.log]
     chosen = np.flatnonzero(asking >= 0)
     uncovered = tables.asked.since(windows)[chosen][:, :, None] <= cover[asking[chosen]][:, None, :]
@@ -152,35 +210,32 @@ def _levels(tables: Tables, column: int, windows: Windows) -> Integers:
 
 
 def _ranges(tables: Tables, met: Met, groups: _Groups, windows: Windows) -> _Ranges:
-    asked, scale = tables.asked, tables.scale
-    has_next = np.zeros(len(met.key), dtype=np.bool_)
+    asked, scale, key = tables.asked, tables.scale, met.entries.key
+    has_next = np.zeros(len(key), dtype=np.bool_)
     has_next[groups.order[np.flatnonzero(groups.again) - 1]] = True
-    return _Ranges(
-        met.other,
-        has_next,
-        low=np.searchsorted(met.key, scale(asked.log[:, None], asked.since(windows))),
-        high=np.searchsorted(met.key, scale(asked.log, asked.as_of), side="right"),
-        end=np.searchsorted(met.key, (asked.log + 1) << scale.bits),
-    )
+    low, high = met.entries.bounds(tables, windows)
+    end = np.searchsorted(key, (asked.log + 1) << scale.bits)
+    return _Ranges(met.other, has_next, low, high, end, _busy(tables, met, groups))
 
 
 def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges, windows: Windows) -> _Beyond:
-    if np.array_equal(ranges.high, ranges.end):
+    high = np.where(ranges.busy.asked, ranges.end, ranges.high)
+    if np.array_equal(high, ranges.end):
         none = np.empty(0, dtype=np.int64)
         return _Beyond(none, none, np.empty(0, dtype=np.uint64))
     again = np.flatnonzero(groups.again)
-    repeats = np.zeros(len(met.key), dtype=np.bool_)
+    repeats = np.zeros(len(met.other), dtype=np.bool_)
     repeats[groups.order[again]] = True
     upto = running(repeats)
-    which, place = expand(upto[ranges.high], upto[ranges.end])
-    previous = np.zeros(len(met.key), dtype=np.int64)
+    which, place = expand(upto[high], upto[ranges.end] - upto[high])
+    previous = np.zeros(len(met.other), dtype=np.int64)
     previous[groups.order[again]] = groups.time[again - 1]
     age = np.maximum(asked.as_of[which] - previous[repeats][place], 0)
     return _Beyond(which, bins(windows, age), met.other[repeats][place])
 
 
 def _group(met: Met, further: Hashes) -> _Groups:
-    size = len(met.key)
+    size = len(met.other)
     group = representatives(np.concatenate((mixed(met.other, met.log), further)))
     order = grouped(group[:size])
     ordered = group[order]

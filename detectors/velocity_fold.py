@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from detectors.velocity import RECORD, Hashes, Integers, Rows, Truths
+from detectors.velocity_groups import expand
 from detectors.velocity_names import LATE_MS, OTHERS_MAX, WINDOW_MS_MAX
 
 RAW_MAX: Final = 192
@@ -41,6 +42,7 @@ NEVER: Final = SUMMARY_MARK
 _TOTAL_MAX: Final = 2**52
 _HEAD: Final = 4 + OTHERS_MAX
 _WORD_BYTES: Final = 8
+_BUCKET_COLUMNS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Summary:
         return np.concatenate(parts).astype("<i8").tobytes().ljust(self.size_bytes, b"\0")
 
     @staticmethod
+    def size_of(log: bytes) -> int:
+        """The length of the summary at the head of a folded log."""
+        return int.from_bytes(log[2 * _WORD_BYTES : 3 * _WORD_BYTES], "little")
+
+    @staticmethod
     def read(log: bytes) -> "Summary":
         """Read the summary at the head of a folded log."""
         head = np.frombuffer(log, dtype="<i8", count=_HEAD)
@@ -118,6 +125,49 @@ NOTHING: Final = Summary(
     cover=np.full((OTHERS_MAX, LEVELS), NEVER, dtype=np.int64),
 )
 """The summary of a log that was never folded."""
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """What k folded logs remember, as one array each; k may be 0.
+
+    `log` int64[k] are the logs, ascending. `buckets` are time, count, moving, total and largest of all, int64[b], log
+    after log, and `buckets_each` int64[k] how many each has. `seen` and `seen_time` have an array for each column of
+    others, `seen_each` int64[OTHERS_MAX, k] how many of each. `cover` is int64[k, OTHERS_MAX, LEVELS].
+    """
+
+    log: Integers
+    buckets: tuple[Integers, ...]
+    buckets_each: Integers
+    seen: tuple[Hashes, ...]
+    seen_time: tuple[Integers, ...]
+    seen_each: Integers
+    cover: Integers
+
+    @staticmethod
+    def read(log: Integers, heads: bytes, sizes: Integers) -> "Summaries":
+        """Read the written summaries of some logs, one after the other in `heads`, of `sizes` bytes each."""
+        words = np.frombuffer(heads, dtype="<i8")
+        base = (np.cumsum(sizes) - sizes) // _WORD_BYTES
+        head = words[base[:, None] + np.arange(_HEAD)]
+        each, seen_each = head[:, 3], np.ascontiguousarray(head[:, 4:].T)
+        at = base + _HEAD
+        cover = words[at[:, None] + np.arange(OTHERS_MAX * LEVELS)].reshape(len(log), OTHERS_MAX, LEVELS)
+        at = at + OTHERS_MAX * LEVELS
+        which, first = expand(at, each)
+        buckets = tuple(words[first + number * each[which]] for number in range(_BUCKET_COLUMNS))
+        at = at + _BUCKET_COLUMNS * each
+        seen, seen_time = [], []
+        for column in seen_each:
+            which, first = expand(at, column)
+            seen.append(words[first].view(np.uint64))
+            seen_time.append(words[first + column[which]])
+            at = at + 2 * column
+        return Summaries(log, buckets, each, tuple(seen), tuple(seen_time), seen_each, cover)
+
+    def __len__(self) -> int:
+        """Give the number of folded logs."""
+        return len(self.log)
 
 
 @dataclass

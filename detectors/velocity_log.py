@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from detectors.velocity import RECORD, Hashes, Integers, Observations, Rows, Truths
-from detectors.velocity_fold import NOTHING, RAW_MAX, SUMMARY_MARK, Summary, fold, foldable
+from detectors.velocity_fold import NOTHING, RAW_MAX, SUMMARY_MARK, Summaries, Summary, fold, foldable
 from detectors.velocity_names import KIND_OF_OTHERS, KINDS, LATE_MS, OTHERS, OTHERS_MAX, Coverage
 
 POINTS_COUNTED_MAX: Final = 2**42
@@ -64,7 +64,7 @@ class Logs:
     rows: Rows
     of: Integers
     start: Integers
-    summaries: dict[int, Summary]
+    summaries: Summaries
 
     def keyed(self) -> Hashes:
         """Give a number for each row that is equal only for copies of one event in one log."""
@@ -122,10 +122,11 @@ def arrange(batch: Observations, kinds: Sequence[int]) -> Appends:
 
 def read(blobs: Sequence[bytes]) -> Logs:
     """Read whole logs. A record cut short at the end of a log would be a fault of the store, and raises ValueError."""
-    summaries = {log: Summary.read(blob) for log, blob in enumerate(blobs) if blob.startswith(_MARK)}
-    parts = list(blobs)
-    for log, summary in summaries.items():
-        parts[log] = blobs[log][summary.size_bytes :]
+    folded = [log for log, blob in enumerate(blobs) if blob.startswith(_MARK)]
+    sizes, parts, heads = [Summary.size_of(blobs[log]) for log in folded], list(blobs), []
+    for log, size in zip(folded, sizes, strict=True):
+        heads.append(blobs[log][:size])
+        parts[log] = blobs[log][size:]
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
     if np.any(lengths % RECORD_BYTES):
         raise ValueError("a log does not hold whole records")
@@ -134,14 +135,17 @@ def read(blobs: Sequence[bytes]) -> Logs:
         rows=np.frombuffer(b"".join(parts), dtype=RECORD),
         of=np.repeat(np.arange(len(parts)), lengths),
         start=np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths))),
-        summaries=summaries,
+        summaries=Summaries.read(np.array(folded, dtype=np.int64), b"".join(heads), np.array(sizes, dtype=np.int64)),
     )
 
 
-def refolded(logs: Logs, kind: Integers, protected: Hashes, coverage: Coverage) -> Iterator[tuple[int, bytes]]:
+def refolded(
+    logs: Logs, blobs: Sequence[bytes], kind: Integers, protected: Hashes, coverage: Coverage
+) -> Iterator[tuple[int, bytes]]:
     """Give each log that has grown long, and its new, shorter content (detectors/velocity_fold.py).
 
-    `kind` int64[m] is each log's; what no window of `coverage` reaches is forgotten.
+    `blobs` are what the logs were read from, `kind` int64[m] is each log's; what no window of `coverage` reaches is
+    forgotten.
     """
     long = np.flatnonzero(np.diff(logs.start) > RAW_MAX).tolist()
     if not long:
@@ -154,7 +158,8 @@ def refolded(logs: Logs, kind: Integers, protected: Hashes, coverage: Coverage) 
         count = foldable(rows, protected)
         if count:
             kept_ms = coverage.memory_ms[int(kind[log])] + LATE_MS
-            summary = fold(logs.summaries.get(log, NOTHING), rows[:count], int(rows["time"].max()), kept_ms)
+            before = Summary.read(blobs[log]) if blobs[log].startswith(_MARK) else NOTHING
+            summary = fold(before, rows[:count], int(rows["time"].max()), kept_ms)
             yield log, summary.write() + rows[count:].tobytes()
 
 

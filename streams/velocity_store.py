@@ -9,9 +9,11 @@ only taken when the log still begins and reads on as it did, so two workers neve
 import math
 import time
 from abc import ABC, abstractmethod
+from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
@@ -180,7 +182,7 @@ class _Store(ABC):
         keys, blobs = fetched.keys, fetched.blobs
         replacements = [
             Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)
-            for log, content in refolded(fetched.logs, fetched.appends.kind, protected, coverage)
+            for log, content in refolded(fetched.logs, blobs, fetched.appends.kind, protected, coverage)
         ]
         if replacements:
             await self._replace(replacements, coverage)
@@ -270,7 +272,10 @@ class RedisVelocityStore(_Store):
             self._renewed.clear()
             self._renewed_until = now + RENEW_SECONDS
         renewed = self._renewed
-        renew = "".join(["0" if key in renewed else "1" for key in keys])
+        if renewed.issuperset(keys):
+            renew = "0" * len(keys)
+        else:
+            renew = "".join(["0" if key in renewed else "1" for key in keys])
         answer = await self._run(_APPEND, [EPOCH_KEY, *keys], [b"%d" % ttl_ms(coverage), renew.encode(), *payload])
         renewed.update(keys)
         return answer[0], answer[1:]
@@ -339,9 +344,10 @@ class MemoryVelocityStore(_Store):
 
 
 def _keys(batch: Observations, appends: Appends) -> list[bytes]:
-    prefixes = [[f"{PREFIX}{program}:{kind}:" for kind in KINDS] for program in batch.programs]
-    named = zip(appends.program.tolist(), appends.kind.tolist(), appends.entity.tolist(), strict=True)
-    return [f"{prefixes[program][kind]}{entity:016x}".encode() for program, kind, entity in named]
+    prefixes = [f"{PREFIX}{program}:{kind}:".encode() for program in batch.programs for kind in KINDS]
+    which = (appends.program * len(KINDS) + appends.kind).tolist()
+    digits = hexlify(appends.entity.astype(">u8").tobytes())
+    return [prefixes[one] + digits[at : at + 16] for one, at in zip(which, count(0, 16), strict=False)]  # no end
 
 
 def _is_of(key: bytes, kinds: Sequence[int]) -> bool:

@@ -128,3 +128,14 @@ def test_a_login_without_device_only_touches_its_account() -> None:
     made = observe(*(event(least("login", id=name)) for name in "ab"))
     assert isinstance(event(least("login")), Login)
     assert made.entity[:, 1:].tolist() == [[0] * 8] * 2
+
+
+def test_an_entitys_number_is_that_of_what_is_stored_of_it() -> None:
+    """What the producer wrote, and the pseudonym kept with the decision, give one number."""
+    made = observe(event(full("earn")))
+    stored = {
+        "account": b"member-1", "device": KEYS.device("d-9"), "ip": KEYS.ip("203.0.113.77"),
+        "ip_prefix": KEYS.ip_prefix("203.0.113.77"), "store": "店-17".encode(), "staff": b"clerk-3",
+        "campaign": b"spring", "payment": KEYS.payment("tok-1"), "referrer": b"member-9",
+    }  # fmt: skip
+    assert made.entity[0].tolist() == [KEYS.hash64("demo", kind, stored[kind]) for kind in KINDS]

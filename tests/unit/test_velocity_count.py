@@ -1,12 +1,14 @@
 """The fast counting against the slow oracle: equal to the last digit for logs that were never folded."""
 
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors import velocity_rounds
 from detectors.velocity import RECORD, Floats, Observations
 from detectors.velocity_count import aggregate
 from detectors.velocity_groups import grouped, representatives
@@ -78,14 +80,27 @@ def value(values: Floats, name: str) -> float:
     names=NAMES,
     mix=st.builds(Mix, st.sampled_from([1, 2, 5, 40]), st.sampled_from([3, 30, 10**9]), st.sampled_from(SPANS_MS)),
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    in_order=st.booleans(),
 )
-def test_random_batches_equal_the_oracle(seed: int, names: tuple[str, ...], mix: Mix, sizes: list[int]) -> None:
+def test_random_batches_equal_the_oracle(
+    seed: int, names: tuple[str, ...], mix: Mix, sizes: list[int], in_order: bool
+) -> None:
     """Copies, late and simultaneous events, absent entities and hot ones count as the contract says."""
     rng, fast, slow = random.Random(seed), Logs(demand_of(names)), Oracle(names)
     span_ms = mix.span_ms
     for turn, size in enumerate(sizes):
-        late = rng.random() < 0.3
-        same(batch(rng, size, mix, START_MS + (0 if late else turn * span_ms // 2)), fast, slow)
+        start_ms = START_MS + (turn * span_ms if in_order else 0 if rng.random() < 0.3 else turn * span_ms // 2)
+        same(batch(rng, size, mix, start_ms, in_order=in_order), fast, slow)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), names=NAMES, span_ms=st.sampled_from(SPANS_MS), size=st.integers(1, 4))
+def test_rounds_count_as_the_oracle_does(seed: int, names: tuple[str, ...], span_ms: int, size: int) -> None:
+    """Many events of few entities out of order, asked about in rounds of any size, copies among them."""
+    rng, fast, slow = random.Random(seed), Logs(demand_of(names)), Oracle(names)
+    with mock.patch.object(velocity_rounds, "ROUND", size):
+        for turn in range(3):
+            same(batch(rng, 30, Mix(2, rng.choice((20, 10**9)), span_ms), START_MS + turn * span_ms // 2), fast, slow)
 
 
 @settings(max_examples=60, deadline=None)

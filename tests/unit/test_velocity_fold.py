@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from detectors.velocity import RECORD, Observations, Rows, Velocity
+from detectors.velocity import RECORD, Floats, Observations, Rows, Velocity
 from detectors.velocity_fold import (
     BUCKETS,
     KEPT_MS_MAX,
@@ -18,6 +18,7 @@ from detectors.velocity_fold import (
     RAW_KEPT,
     RAW_MAX,
     SAMPLE_MAX,
+    Summaries,
     Summary,
     belongs,
     fold,
@@ -74,8 +75,20 @@ def test_a_summary_is_read_as_it_was_written(size: int) -> None:
     assert summary.size_bytes % RECORD_BYTES == 0
     logs = read([b"", log, tail.tobytes()])
     assert logs.start.tolist() == [0, 0, 3, 6]
-    assert same(logs.summaries[1], summary)
-    assert list(logs.summaries) == [1]
+    together = Summaries.read(np.arange(2), summary.write() * 2, np.array([summary.size_bytes] * 2))
+    for found, copies in ((logs.summaries, 1), (together, 2)):
+        assert all(
+            np.array_equal(column, np.tile(one, copies))
+            for column, one in zip(
+                (*found.buckets, *found.seen, *found.seen_time),
+                (*summary.buckets, *summary.seen, *summary.seen_time),
+                strict=True,
+            )
+        )
+        assert found.buckets_each.tolist() == [len(summary.time)] * copies
+        assert found.seen_each.T.tolist() == [[len(column) for column in summary.seen]] * copies
+        assert np.array_equal(found.cover, np.stack([summary.cover] * copies))
+    assert logs.summaries.log.tolist() == [1]
 
 
 def test_nothing_is_lost_from_counts_and_sums() -> None:
@@ -217,3 +230,38 @@ def test_estimates_of_a_folded_log_are_near_the_truth(step_ms: int) -> None:
             if exact <= SAMPLE_MAX:
                 assert others == exact
     assert np.sqrt(np.mean(np.square(errors))) < 0.12
+
+
+@pytest.mark.parametrize("patched", ["detectors.velocity_distinct.BUSY", "detectors.velocity_tables.ordered_logs"])
+def test_every_way_of_counting_says_the_same_of_a_folded_log(patched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order or not, asked once or often in a batch: summaries, samples of all levels and records count alike."""
+
+    def counted() -> Floats:
+        rng = np.random.default_rng(5)
+        observed = on_one_address(0, 3_000, 1, 40_000)
+        entity = observed.entity.copy()
+        entity[:, 0] = rng.integers(1, 2**63, 900).astype(np.uint64)[rng.integers(0, 900, len(entity))]
+        return last_of(replace(observed, entity=entity), 300).values
+
+    usual = counted()
+    busy = "BUSY" in patched
+    monkeypatch.setattr(patched, 10**9 if busy else lambda logs, *_: np.zeros(len(logs.start) - 1, np.bool_))
+    assert np.array_equal(counted(), usual, equal_nan=True)
+    assert usual[:, ADDRESS.names.index("velocity.ip.accounts_7d")].max() > 2 * SAMPLE_MAX
+
+
+def test_rounds_say_the_same_of_a_folded_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of order, with summaries and samples: rounds of a few count what pairs of all do."""
+
+    def counted() -> Floats:
+        rng = np.random.default_rng(6)
+        observed = on_one_address(0, 2_400, 1, 40_000)
+        entity = observed.entity.copy()
+        entity[:, 0] = rng.integers(1, 2**63, 700).astype(np.uint64)[rng.integers(0, 700, len(entity))]
+        late = observed.time - rng.integers(0, 600_000, len(entity))
+        return last_of(replace(observed, entity=entity, time=late), 300).values
+
+    usual = counted()
+    for size in (7, 10**9):
+        monkeypatch.setattr("detectors.velocity_rounds.ROUND", size)
+        assert np.array_equal(counted(), usual, equal_nan=True)

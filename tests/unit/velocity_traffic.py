@@ -41,7 +41,7 @@ def number(kind: str, index: int) -> int:
     return random.Random(f"{kind}{index}").getrandbits(64) or 1
 
 
-def batch(rng: random.Random, size: int, mix: Mix, start_ms: int = START_MS) -> Observations:
+def batch(rng: random.Random, size: int, mix: Mix, start_ms: int = START_MS, *, in_order: bool = False) -> Observations:
     """Make a batch: a fifth of the events lack an entity of some kind, a third are transfers, some move nothing."""
     entities = range(mix.entities)
 
@@ -51,11 +51,12 @@ def batch(rng: random.Random, size: int, mix: Mix, start_ms: int = START_MS) -> 
     rows = [
         (*(some(kind, 0.8 if kind != "account" else 1) for kind in KINDS), some("account", 0.3)) for _ in range(size)
     ]
+    times = [start_ms + rng.randrange(mix.span_ms) for _ in range(size)]
     hashes = np.array(rows, dtype=np.uint64).reshape(size, len(KINDS) + 1)
     return Observations(
         programs=("demo",),
         program=np.zeros(size, dtype=np.int64),
-        time=np.array([start_ms + rng.randrange(mix.span_ms) for _ in range(size)], dtype=np.int64),
+        time=np.array(sorted(times) if in_order else times, dtype=np.int64),
         event=np.array([number("event", rng.randrange(mix.events)) for _ in range(size)], dtype=np.uint64),
         entity=hashes[:, : len(KINDS)],
         peer=hashes[:, len(KINDS)],
