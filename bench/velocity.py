@@ -230,7 +230,7 @@ def page(
             "# Velocity: CPU an event",
             facts,
             measure.markdown_table(("", *header, "design: client + Valkey"), rows),
-            f"One kind (IP address), of 3,000 accounts; the one address with {size.hot_events:,} events, its last measured:",
+            f"One kind (IP address), 3,000 accounts; of the {size.hot_events:,} events of the one address the last:",
             measure.markdown_table(("", *header[1:]), hot_rows),
             f"KiB of all data with the hot address at a quarter, half, three quarters and all of its events: {grown}.",
             f"Rebuilding all kinds: {measure.Spread.of(rebuilt).show()} events a second.",

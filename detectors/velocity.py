@@ -79,7 +79,7 @@ class Observations:
 class Velocity:
     """The values of a batch: `values` float64[n, names] in the order of a demand's names.
 
-    `approximate` bool[n]: some value of this event rests on a log whose older part is only kept in summary (where a
+    `approximate` bool[n]: some window of this event reaches into what a log keeps in summary only (where a
     window begins is off by about a fortieth of it, and more than 128 distinct others are estimated to about a tenth).
     `cold`: the store was not known to hold the history the names demand, so all values may be too low.
     """

@@ -39,9 +39,9 @@ def aggregate(batch: Observations, appends: Appends, logs: Logs, demand: Demand)
         rows = event[counts.chosen(group.source)][chosen]
         counted = counts.values(group.source, group.aggregate)
         values[rows[:, None], group.columns] = counted[np.flatnonzero(chosen)[:, None], group.windows]
-    folded, approximate = np.zeros(len(logs.start), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
-    folded[logs.summaries.log] = True
-    approximate[event[folded[log]]] = True
+    approximate = np.zeros(len(batch), dtype=np.bool_)
+    reach = np.array(demand.coverage.memory_ms)[kind]
+    approximate[event[logs.newest_folded()[log] >= batch.time[event] - reach]] = True
     if demand.approximate is not None:
         values[:, demand.approximate] = approximate
     return values, approximate

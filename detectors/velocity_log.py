@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from detectors.velocity import RECORD, Hashes, Integers, Observations, Rows, Truths
-from detectors.velocity_fold import NOTHING, RAW_MAX, SUMMARY_MARK, Summaries, Summary, fold, foldable
+from detectors.velocity_fold import NEVER, NOTHING, RAW_MAX, SUMMARY_MARK, Summaries, Summary, fold, foldable
 from detectors.velocity_names import KIND_OF_OTHERS, KINDS, LATE_MS, OTHERS, OTHERS_MAX, Coverage
 
 POINTS_COUNTED_MAX: Final = 2**42
@@ -69,6 +69,14 @@ class Logs:
     def keyed(self) -> Hashes:
         """Give a number for each row that is equal only for copies of one event in one log."""
         return mixed(self.rows["event"], self.of)
+
+    def newest_folded(self) -> Integers:
+        """Give the time of the latest event that each log keeps in summary only, int64[m], NEVER for none."""
+        newest = np.full(len(self.start) - 1, NEVER)
+        held = self.summaries.buckets_each > 0
+        ends = np.cumsum(self.summaries.buckets_each)[held] - 1
+        newest[self.summaries.log[held]] = self.summaries.buckets[0][ends]  # buckets are in order of time
+        return newest
 
     def without(self, doubled: Truths) -> "Logs":
         """Give the logs without some rows."""

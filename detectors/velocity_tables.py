@@ -218,12 +218,8 @@ def ordered_logs(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> T
     if filled.any():
         bounds = np.stack((start[filled], first[filled]), axis=-1).ravel()
         newest[filled] = np.maximum.reduceat(np.append(time, 0), bounds)[::2]
-    summaries = logs.summaries
-    if len(summaries):
-        # Buckets come in order of time, and the last is as new as any other remembered with it.
-        held = summaries.buckets_each > 0
-        last = summaries.buckets[0][np.cumsum(summaries.buckets_each)[held] - 1]
-        newest[summaries.log[held]] = np.maximum(newest[summaries.log[held]], last)
+    # No other that a summary remembers is newer than its last bucket.
+    newest = np.maximum(newest, logs.newest_folded())
     ordered: Truths = (first == stop) | (newest <= np.append(time, 0)[first])
     falls = np.flatnonzero(time[1:] < time[:-1]) + 1
     falls = falls[falls > first[logs.of[falls]]]

@@ -27,13 +27,14 @@ from detectors.velocity_names import KINDS, Coverage, demand_of
 from streams.errors import dependency_down, described
 from streams.records import Incoming
 from streams.velocity_epoch import Epoch
-from streams.velocity_store import VelocityStore
+from streams.velocity_store import IN_FLIGHT_BATCHES, VelocityStore
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
 _REBUILD_LOCK = 0x7665_6C6F
 CHUNK_ROWS = 20_000
-RECENT_BATCHES = 128
-"""Batches a worker can put back: at least as many as it may have in flight while a rebuild goes on."""
+RECENT_BATCHES = IN_FLIGHT_BATCHES
+"""Batches a worker puts back: those it may have had in flight when the history was read. What was observed earlier is
+committed, so it is in the history, and may have been folded: put back it would count twice."""
 
 log = structlog.get_logger()
 

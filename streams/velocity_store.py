@@ -41,6 +41,8 @@ EPOCH_KEY: Final = f"{PREFIX}epoch".encode()
 SCAN_COUNT: Final = 1_000
 IN_FLIGHT_BATCHES: Final = 4
 """The events of so many latest batches are not folded, as a crash may bring them again."""
+RAW_BATCHES: Final = 16
+"""Of a rebuild the events of so many latest batches are not folded: workers may put them back once more."""
 _HEAD_BYTES: Final = 16
 _TAIL_BYTES: Final = 56
 
@@ -144,6 +146,7 @@ class _Store(ABC):
     def __init__(self, epoch: Epoch | None) -> None:
         self.epoch = epoch
         self._recent: deque[Hashes] = deque(maxlen=IN_FLIGHT_BATCHES)
+        self._rebuilt: deque[Hashes] = deque(maxlen=RAW_BATCHES)
 
     async def observe(self, batch: Observations, demand: Demand) -> Velocity:
         """Add a batch and give what is demanded."""
@@ -159,8 +162,9 @@ class _Store(ABC):
         for part in _parts(past, REBUILD_BATCH):
             appends = arrange(part, coverage.kinds)
             keys = _keys(part, appends)
+            self._rebuilt.append(part.event)
             _, blobs = await self._append(keys, appends.payload, coverage)
-            await self._fold(_Fetched(keys, appends, blobs, read(blobs)), coverage)
+            await self._fold(_Fetched(keys, appends, blobs, read(blobs)), coverage, (*self._recent, *self._rebuilt))
 
     async def _observe_part(
         self, batch: Observations, demand: Demand, coverage: Coverage
@@ -171,14 +175,14 @@ class _Store(ABC):
         epoch, blobs = await self._append(keys, appends.payload, coverage)
         logs = read(blobs)
         values, approximate = aggregate(batch, appends, logs, demand)
-        await self._fold(_Fetched(keys, appends, blobs, logs), coverage)
+        await self._fold(_Fetched(keys, appends, blobs, logs), coverage, tuple(self._recent))
         return values, approximate, self._differs(epoch)
 
     def _differs(self, epoch: bytes | None) -> bool:
         return self.epoch is None or epoch != self.epoch.text.encode()
 
-    async def _fold(self, fetched: "_Fetched", coverage: Coverage) -> None:
-        protected = np.concatenate([np.empty(0, dtype=np.uint64), *self._recent])
+    async def _fold(self, fetched: "_Fetched", coverage: Coverage, in_flight: Sequence[Hashes]) -> None:
+        protected = np.concatenate([np.empty(0, dtype=np.uint64), *in_flight])
         keys, blobs = fetched.keys, fetched.blobs
         replacements = [
             Replacement(keys[log], len(blobs[log]), blobs[log][:_HEAD_BYTES], blobs[log][-_TAIL_BYTES:], content)

@@ -231,10 +231,10 @@ def test_a_policy_that_cannot_be_used(desk: Desk) -> None:
 
 
 def test_personal_data_is_not_stored(desk: Desk) -> None:
-    """Neither device nor address of an event stands in any table in clear."""
+    """Neither device, address, its network nor payment token of an event stands in any table in clear."""
     desk.send(
-        event(id="e-1", device="device-of-ann", ip="198.51.100.77", points=5_000),
-        event(id="x", device="device-of-ann", points=0),
+        event(id="e-1", device="device-of-ann", ip="198.51.100.77", payment="token-of-ann", points=5_000),
+        event(id="x", device="device-of-ann", payment="token-of-ann", points=0),
     )
     with desk.engine.connect() as conn:
         tables = conn.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
@@ -243,7 +243,7 @@ def test_personal_data_is_not_stored(desk: Desk) -> None:
             found = [
                 row
                 for row in rows
-                for word in ("device-of-ann", "198.51.100.77")
+                for word in ("device-of-ann", "198.51.100.77", "198.51.100.0", "token-of-ann")
                 if word in row or word.encode().hex() in row
             ]
             assert found == [], table

@@ -249,6 +249,27 @@ def test_a_batch_in_flight_survives_a_rebuild(desk: Desk, redis_url: str) -> Non
     assert (velocity_of(after, "device.accounts_7d"), after.cold) == ([5.0], False)
 
 
+def test_a_busy_entity_is_rebuilt_once(desk: Desk, redis_url: str) -> None:
+    """Of a device with far more events than a log keeps as they are, nobody puts one back twice."""
+    who = {"device": "one", "program": SIMULATION}
+    for turn in range(9):
+        desk.send(*(event(id=f"b-{turn}-{n}", account=f"a{n % 9}", **who) for n in range(200)))
+    other = observer_of(desk, RedisVelocityStore.connect(redis_url, None))
+    last = desk.part.records(*(event(id=f"o-{n}", account="b", **who) for n in range(50)))
+    seen = desk.prepare(last)
+    desk.run(other.warm_up())
+    layout = seen.judge.policy.layout
+    desk.run(other.observe(seen.records, seen.moments, layout))
+    desk.stages.pipeline.commit(seen)
+    flush(redis_url)
+    assert desk.run(desk.stages.observer.warm_up()) == 1_850
+    assert desk.run(other.warm_up()) == 0
+    after = desk.prepare(desk.part.records(event(id="b-9", **who)))
+    assert velocity_of(after, "device.count_24h") == [1_850.0]
+    assert velocity_of(after, "device.accounts_24h") == [10.0]
+    desk.run(other._store.close())
+
+
 def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk: Desk, redis_url: str) -> None:
     """Another worker made the store anew while this one's batch was in flight: it is put back at the next look."""
     first = desk.prepare(desk.part.records(*(event(id=f"i-{n}", account=f"a{n}", device="one") for n in range(5))))

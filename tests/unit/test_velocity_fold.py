@@ -265,3 +265,20 @@ def test_rounds_say_the_same_of_a_folded_log(monkeypatch: pytest.MonkeyPatch) ->
     for size in (7, 10**9):
         monkeypatch.setattr("detectors.velocity_rounds.ROUND", size)
         assert np.array_equal(counted(), usual, equal_nan=True)
+
+
+def test_a_window_that_no_summary_is_in_is_exact() -> None:
+    """However long the log: what is asked over the last minute is counted from records, and not marked."""
+    asked = {window: demand_of((f"velocity.ip.count_{window}", "velocity.approximate")) for window in ("1m", "1h")}
+    observed = on_one_address(0, 1_500, 5, 3_000)
+
+    async def observe() -> dict[str, list[list[float]]]:
+        store = MemoryVelocityStore(None)
+        for start in range(0, 1_400, 100):
+            await store.observe(observed.part(start, start + 100), asked["1h"])
+        last = observed.part(1_400, 1_500)
+        return {window: (await store.observe(last, demand)).values.tolist() for window, demand in asked.items()}
+
+    found = asyncio.run(observe())
+    assert found["1m"] == [[20.0, 0.0]] * 100
+    assert found["1h"] == [[pytest.approx(1_200, rel=1 / 40), 1.0]] * 100
