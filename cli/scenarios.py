@@ -197,6 +197,23 @@ def dormant_farm(dice: Dice, start_ms: int, _victims: Sequence[Victim]) -> list[
     return acts
 
 
+def slow_drip(dice: Dice, start_ms: int, victims: Sequence[Victim]) -> list[Act]:
+    """A stolen dormant account emptied so slowly that no daily limit notices: 1-3 small rewards a day for 8-14 days.
+
+    The thief changes nothing on the account. Each reward is 2-4 % of what lay on it, from one new phone.
+    """
+    rng, victim = dice.rng, victims[0]
+    thief = Person(victim.person.account, dice.name("d"), dice.address(), "slow_drip")
+    acts = [Act(start_ms, "login", thief.account, online(thief), "slow_drip", True)]
+    for day in range(rng.randint(8, 14)):
+        for _ in range(rng.randint(1, 3)):
+            at = start_ms + day * DAY + rng.randint(10 * MINUTE, 12 * HOUR)
+            points = max(int(victim.balance * rng.uniform(0.02, 0.04)), 1)
+            spend = {**online(thief), "points": points, "order": dice.name("o")}
+            acts.append(Act(at, "redeem", thief.account, spend, "slow_drip", True))
+    return acts
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A fraud the world plays in turn: `plan` its acts, after `lead_ms`, with between `fewest` and `most` victims.
@@ -218,5 +235,6 @@ SCENARIOS = (
     Scenario("points_mule", points_mule, fewest=5, most=25),
     Scenario("earn_script", earn_script, lead_ms=20 * MINUTE),
     Scenario("dormant_farm", dormant_farm, every=4),
+    Scenario("slow_drip", slow_drip, fewest=1, most=1),
 )
 FRAUDS = tuple(scenario.name for scenario in SCENARIOS)

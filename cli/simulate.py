@@ -34,7 +34,7 @@ def simulate(
     speed: Annotated[float, typer.Option(min=0.001, help="Simulated seconds in a real second.")] = 60.0,
     data_dir: DataDir = None,
 ) -> None:
-    """Produce seeded traffic: members, sign-up farms, account takeovers, points mules, scripts, innocent look-alikes.
+    """Produce seeded traffic: members and look-alikes; sign-up farms, takeovers, points mules, scripts, slow drips.
 
     It goes on where the programme's clock stands, so that a second run adds to the same ledger.
     """

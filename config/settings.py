@@ -40,6 +40,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="POINTGUARD_", frozen=True, extra="ignore")
 
+    data: Path | None = Field(None, description="folder of labelled streams for `python -m bench.quality`")
     data_dir: Path = Field(Path(".pointguard"), description="embedded services, logs, run.json and secrets live here")
     database_url: str | None = Field(
         None, description="PostgreSQL, as postgresql+psycopg://user:password@host:port/name"

@@ -154,6 +154,28 @@ def test_a_mule_collects_from_many_and_sweeps_out() -> None:
         assert 0.919 <= points / total[mule] <= 0.981
 
 
+def test_a_slow_drip_stays_small_every_day() -> None:
+    """One login from a device the account never had, then 1-3 rewards a day of 2-4 % of what lay on it."""
+    quiet = scene(events_per_hour=20.0, fraud_share=0.2)
+    acts = [one for one in itertools.islice(stream(quiet), 6_000) if one.scenario in ("dormant", "slow_drip")]
+    balance = {one.event["account"]: int(str(one.event["points"])) for one in acts if one.scenario == "dormant"}
+    redeemed, daily, logins = Counter[object](), Counter[object](), dict[object, int]()
+    for one in acts:
+        account = one.event["account"]
+        if one.event["type"] == "login":
+            assert account not in logins
+            logins[account] = one.at_ms
+        elif one.event["type"] == "redeem":
+            daily[account, (one.at_ms - logins[account]) // DAY] += 1
+            redeemed[account] += int(str(one.event["points"]))
+            assert 0.019 <= int(str(one.event["points"])) / balance[account] <= 0.04
+    assert max(daily.values()) == 3
+    assert max(
+        (one.at_ms - logins[one.event["account"]]) // DAY for one in acts if one.event["type"] == "redeem"
+    ) in range(7, 14)
+    assert 0.16 <= max(redeemed[account] / balance[account] for account in redeemed) <= 1.0
+
+
 def test_innocent_look_alikes_are_there() -> None:
     """An office address with many members and a family phone with a few are honest, and there to be left alone."""
     at_office, on_phone = defaultdict(set), defaultdict(set)
