@@ -1,8 +1,8 @@
 """What the default policy does to points: held before they leave, and honest ones delayed.
 
-Events run through the workers' own code in memory: velocity, account times, rules, decision; no model has learned
-anything. Points are at stake where they leave (a fraudulent redemption or transfer out of the programme), or, in
-scenarios that only collect, where they arrive. Streams: sign-ups and first purchases of a shop, the simulator's
+Events run through the workers' own code in memory: velocity, account times, links, rules, decision; no model has
+learned anything. Points are at stake where they leave (a fraudulent redemption or transfer out of the programme), or,
+in scenarios that only collect, where they arrive. Streams: sign-ups and first purchases of a shop, the simulator's
 scenarios, and episodes that finforge generates.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.policy_quality import read as read_ecom
 from bench.quality_data import Truths, file_of
+from bench.quality_links import Clusters
 from bench.quality_metrics import auc, average_precision
 from bench.quality_models import rarity, without_labels
 from bench.quality_report import Bar, Table, row_of
@@ -41,12 +42,14 @@ HELD_MIN, DELAYED_MAX = 0.90, 0.005
 MODEL_CAP = 0.8
 SHARED_MS = 90 * 86_400_000
 FINFORGE_TYPES = ("account_takeover", "mule_account", "refund_abuse")
-EVENTS_PER_HOUR = 60.0
-"""Slow enough that scenarios of two weeks end within the stream."""
+EVENTS_PER_HOUR = 30.0
+"""Slow enough that most scenarios of up to four weeks end within the stream."""
 
 
 REFUNDED = frozenset({"refund_abuse"})
 """Scenarios whose gain comes in: what was spent is given back, though the goods are kept."""
+SLEEPING = frozenset({"dormant_farm"})
+"""Scenarios that collect as honest members do: they have nothing at stake until they spend it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Judged:
 async def observed(events: Sequence[Event], policy: CompiledPolicy) -> Floats:
     """The features of all events, float64[n, width] of the policy's layout, in batches as a worker sees them."""
     store, times, found = MemoryVelocityStore(None), dict[AccountKey, AccountTimes](), list[Floats]()
-    demand = demand_of(policy.layout.velocity)
+    demand, clusters = demand_of(policy.layout.velocity), Clusters(KEYS, policy.policy.links)
     for first in range(0, len(events), BATCH):
         batch = events[first : first + BATCH]
         occurred = [milliseconds(event.occurred_at) for event in batch]
@@ -68,7 +71,8 @@ async def observed(events: Sequence[Event], policy: CompiledPolicy) -> Floats:
         velocity = await store.observe(seen, demand)
         before, changed = account_times(batch, occurred, times)
         times.update(changed)
-        found.append(assemble(policy.layout, velocity.values, moments(batch, occurred, before)))
+        linked = clusters.observe(batch, occurred)
+        found.append(assemble(policy.layout, velocity.values, moments(batch, occurred, before), linked))
     return np.concatenate(found)
 
 
@@ -100,7 +104,7 @@ class Points:
 def tally(judged: Judged, decisions: Sequence[Decision]) -> Points:
     """Add up what was held. A scenario without any redemption, or one of REFUNDED, puts its inflows at stake."""
     spending = {name for event, name in zip(judged.events, judged.scenario, strict=True) if event.type == "redeem"}
-    spending -= REFUNDED
+    spending = (spending | SLEEPING) - REFUNDED
     points = Points(defaultdict(float), defaultdict(float), 0.0, 0.0)
     for event, name, decision in zip(judged.events, judged.scenario, decisions, strict=True):
         moved, stopped = points_of(event), decision.outcome in ("hold", "reject")

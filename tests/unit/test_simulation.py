@@ -111,7 +111,7 @@ def test_all_frauds_show_within_the_first_cycle() -> None:
 def test_a_farm_shares_devices_and_half_of_it_acts_within_the_minute() -> None:
     """Bulk registration: 2 to 20 accounts a device, 1 to 3 addresses, about half of them in a hurry."""
     accounts, signed_up, quick = defaultdict(set), dict[object, int](), list[bool]()
-    for one in sample():
+    for one in itertools.chain(sample(), sample(8), sample(9)):
         if one.scenario != "signup_farm":
             continue
         accounts[one.event["device"]].add(one.event["account"])
