@@ -101,10 +101,9 @@ def test_a_run_of_outflows_at_night_is_held_where_nothing_vouches(policy: Compil
 
 def test_the_scenarios_are_caught_and_honest_members_left_alone(policy: CompiledPolicy) -> None:
     """On a stream of one seed: nine tenths of the points at stake are held, half a per cent of honest ones delayed."""
-    judged = simulated(5, 10_000)
+    judged = simulated(5, 12_000)
     points = tally(judged, decided(judged.events, asyncio.run(observed(judged.events, policy)), policy))
-    scenarios = {"signup_farm", "account_takeover", "points_mule", "earn_script", "slow_drip", "dormant_farm"}
-    assert scenarios <= set(points.stake)
+    assert {"signup_farm", "account_takeover", "points_mule", "earn_script", "slow_drip"} <= set(points.stake)
     assert points.held_share >= 0.9
     assert points.delayed_share <= 0.01
     assert points.honest > 100_000
