@@ -3,7 +3,8 @@
     python -m bench.velocity [--quick] [--profile]
 
 Batches of 500 go through the store as a worker's do; the logs are filled first, so that figures are those of a steady
-state. Of each kind count, sum and the first of its others are asked over 1 m, 1 h, 24 h and 7 d.
+state. Valkey is measured without and with its append-only file. Of each kind count, sum and the first of its others
+are asked over 1 m, 1 h, 24 h and 7 d.
 """
 
 import argparse
@@ -52,7 +53,7 @@ class Size:
     seed: int = 7
 
 
-FULL: Final = Size(keys=20_000, filled=200, measured=60, runs=3, hot_events=1_000_000)
+FULL: Final = Size(keys=20_000, filled=120, measured=30, runs=3, hot_events=1_000_000)
 QUICK: Final = Size(keys=500, filled=10, measured=5, runs=1, hot_events=10_000)
 
 
@@ -63,11 +64,12 @@ class Figures:
     hashing: list[float] = field(default_factory=list)
     client: list[float] = field(default_factory=list)
     server: list[float] = field(default_factory=list)
+    logging: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
     def cells(self) -> list[str]:
         """As table cells."""
-        columns = (self.hashing, self.client, self.server, self.wall)
+        columns = (self.hashing, self.client, self.server, self.logging, self.wall)
         return [measure.Spread.of(values).show(1) if values else "" for values in columns]
 
 
@@ -115,6 +117,12 @@ class Valkey:
         """Forget everything."""
         self._client.flushall()
 
+    def log(self, *, on: bool) -> None:
+        """Keep an append-only file, or none; returns when the server is done with writing what it has."""
+        self._client.config_set("appendonly", "yes" if on else "no")
+        while self._client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.05)
+
     def bytes_used(self) -> int:
         """Memory of the data."""
         return int(self._client.info("memory")["used_memory_dataset"])
@@ -122,6 +130,7 @@ class Valkey:
 
 async def spread(server: Valkey, size: Size, asked: Demand, events: Sequence[Observed], figures: Figures) -> None:
     """Fill, then measure one run."""
+    server.log(on=False)
     server.empty()
     store = RedisVelocityStore.connect(server.url, None)
     await store.mark_warm(Epoch("bench", asked.coverage))
@@ -140,6 +149,11 @@ async def spread(server: Valkey, size: Size, asked: Demand, events: Sequence[Obs
         figures.wall.append((time.perf_counter() - wall) / done)
         figures.server.append((server.cpu_seconds() - server_before) / done)
         figures.hashing.append(hashed / done)
+        server.log(on=True)
+        server_before = server.cpu_seconds()
+        for number in range(last, last + size.measured):
+            await store.observe(_batch(events, number, asked), asked)
+        figures.logging.append((server.cpu_seconds() - server_before) / done)
     finally:
         await store.close()
 
@@ -158,6 +172,7 @@ async def heat(server: Valkey, size: Size) -> tuple[dict[str, Figures], list[int
     store = RedisVelocityStore.connect(server.url, None)
     rng = np.random.default_rng(size.seed)
     try:
+        server.log(on=False)
         for name, figures in found.items():
             server.empty()
             await store.mark_warm(Epoch("bench", asked.coverage))
@@ -217,9 +232,9 @@ def page(
     rebuilt: Sequence[float],
 ) -> str:
     """The report in Markdown."""
-    header = ("hashing", "client", "Valkey", "wall")
+    header = ("hashing", "client", "Valkey", "the same, AOF on", "wall")
     rows = [[f"{kinds} kinds, {how}", *figures.cells(), BUDGET[kinds]] for (kinds, how), figures in found.items()]
-    hot_rows = [[name, *figures.cells()[1:]] for name, figures in heated[0].items()]
+    hot_rows = [[name, *(cell for cell in figures.cells() if cell)] for name, figures in heated[0].items()]
     facts = (
         f"Batches of {BATCH}, {size.keys:,} keys of each kind, {size.filled * BATCH:,} before, {size.runs} runs, "
         f"seed {size.seed}; µs an event, median (range). {measure.machine()}."
@@ -231,7 +246,7 @@ def page(
             facts,
             measure.markdown_table(("", *header, "design: client + Valkey"), rows),
             f"One kind (IP address), 3,000 accounts; of the {size.hot_events:,} events of the one address the last:",
-            measure.markdown_table(("", *header[1:]), hot_rows),
+            measure.markdown_table(("", "client", "Valkey", "wall"), hot_rows),
             f"KiB of all data with the hot address at a quarter, half, three quarters and all of its events: {grown}.",
             f"Rebuilding all kinds: {measure.Spread.of(rebuilt).show()} events a second.",
         )
@@ -247,7 +262,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
-    count = (size.filled + size.measured) * BATCH
+    count = (size.filled + 2 * size.measured) * BATCH
     with tempfile.TemporaryDirectory(prefix="pointguard-bench-") as folder:
         service = valkey.start(Path(folder))
         try:

@@ -2,8 +2,8 @@
 
 Every row hangs on an id that the writing transaction took. A row's canonical form is a tuple of its immutable columns
 in the order written here, times as microseconds since 1970; several rows of one id come sorted. What is changed in
-place (balances, what remains of a lot, whether a hold is open) is not covered: `verify` replays it from what is. Nor
-are a decision's pseudonyms of address prefix and payment token: nothing but the rebuilding of velocity reads them.
+place (balances, what remains of a lot, whether a hold is open) is not covered: `verify` replays it from what is. Not
+covered either are a decision's pseudonyms of address prefix and payment token: only velocity is rebuilt from them.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ from detectors.velocity_log import Appends, Logs, arrange, read, refolded
 from detectors.velocity_names import DAY_MS, KINDS, LATE_MS, Coverage, Demand
 from streams.velocity_epoch import Epoch
 
-BATCH_MAX: Final = 1_000
-"""Events a script call carries at most; larger batches take several."""
+BATCH_MAX: Final = 700
+"""Events a script call carries at most; larger batches take several. Each may have ten logs (nine kinds, and the
+receiver of a transfer), and Lua unpacks 8,000 keys at most."""
 REBUILD_BATCH: Final = 500
 RENEW_SECONDS: Final = 6 * 3_600
 RENEWED_MAX: Final = 200_000

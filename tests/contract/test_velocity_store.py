@@ -86,6 +86,20 @@ def test_large_and_empty_batches(backend: Backend, rng: random.Random) -> None:
     backend.run(scenario)
 
 
+def test_the_largest_batch_may_touch_ten_logs_an_event(backend: Backend, rng: random.Random) -> None:
+    """Every entity of every kind another one, and a receiver each: more keys no call ever has."""
+
+    async def scenario(store: VelocityStore) -> None:
+        observed = batch(rng, BATCH_MAX, Mix(1))
+        each = np.arange(1, BATCH_MAX * len(KINDS) + 1, dtype=np.uint64).reshape(BATCH_MAX, len(KINDS))
+        peer = np.arange(10**6, 10**6 + BATCH_MAX, dtype=np.uint64)
+        velocity = await store.observe(replace(observed, entity=each, peer=peer), EVERYTHING)
+        assert velocity.values.shape == (BATCH_MAX, len(EVERYTHING.names))
+
+    backend.run(scenario)
+    assert len(backend.content("v2:demo:")) == 10 * BATCH_MAX
+
+
 def test_a_store_without_its_token_is_cold(backend: Backend) -> None:
     """Flushed, never warmed, or warmed under another token: values say so, until both sides agree again."""
 
