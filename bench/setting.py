@@ -16,6 +16,8 @@ from detectors.event import decode, milliseconds
 from detectors.event_refusal import Invalid
 from detectors.event_types import Event
 from detectors.features import AccountTimes, Floats, account_times, assemble, moments
+from detectors.models import pick
+from detectors.models_learned import ModelParams
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import Sealed, seal
 from detectors.velocity import Observed, observations
@@ -50,7 +52,7 @@ def prepare(stack: Stack, seed: int) -> None:
 
 async def trained(secret: bytes, seed: int) -> Sealed:
     """A snapshot that learned from a few thousand events of the workload's kind, signed for the workers."""
-    keys, learner = Keys(secret), Learner(LearnerParams(seed=seed))
+    keys, learner = Keys(secret), Learner(LearnerParams(models=ModelParams(seed=seed)))
     events = list(_events(seed))
     store = MemoryVelocityStore("bench")
     stored: dict[tuple[str, str], AccountTimes] = {}
@@ -61,10 +63,10 @@ async def trained(secret: bytes, seed: int) -> Sealed:
         velocity = await store.observe(observations(observed, keys))
         before, changed = account_times(chunk, times, stored)
         stored |= changed
-        features: Floats = assemble(velocity.values, moments(chunk, times, before))
+        inputs: Floats = pick(assemble(velocity.values, moments(chunk, times, before)))
         for row, event in enumerate(chunk):
             device = keys.device(event.device) if event.device else None
-            learner.learn(LabelRow(learner.seq + 1, 0, event.program, event.account, device, features[row]))
+            learner.learn(LabelRow(learner.seq + 1, 0, event.program, event.account, device, inputs[row]))
     return seal(learner.snapshot(1), model_key(secret), {"origin": "bench"})
 
 

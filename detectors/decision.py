@@ -16,7 +16,7 @@ import numpy as np
 from detectors.event_types import MOVES, Event
 from detectors.expression import COLUMN
 from detectors.features import WIDTH, Floats, is_outflow, unpack
-from detectors.models import MODELS, contribution
+from detectors.models import MODELS, added, pick
 from detectors.models_snapshot import Snapshot
 from detectors.policy import Policy, PolicyRefused, Problem
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
@@ -176,7 +176,7 @@ def _log_odds(chance: float) -> float:
 def _shares(fields: Sequence[EventFields], features: Floats, models: Snapshot | None) -> Floats:
     if models is None:
         return np.full((len(fields), len(MODELS)), np.nan)
-    return models.shares(features, [event.program for event in fields])
+    return models.numbers(pick(features), [event.program for event in fields])
 
 
 def _rare(shares: Floats, policy: Policy) -> list[bool]:
@@ -252,10 +252,10 @@ class _Sum:
     def _models(self, numbers: Floats, reasons: list[Reason]) -> None:
         for position, name in enumerate(MODELS):
             term = self.policy.policy.models.get(name)
-            share = float(numbers[WIDTH + position])
-            if term is not None and (added := contribution(share, term)) > 0.0:
+            number = float(numbers[WIDTH + position])
+            if term is not None and (adds := added(name, number, term)) > 0.0:
                 reasons.append(
-                    Reason(code=f"model_{name}", kind="model", contribution=added, value=share, limit=term.above)
+                    Reason(code=f"model_{name}", kind="model", contribution=adds, value=number, limit=term.above)
                 )
 
     def _shadow(self, fired: Fired) -> tuple[str, ...]:

@@ -12,6 +12,14 @@ _TEXTS: dict[str, Text] = {
         en="Rarer than {value|percent} of this programme's events (half-space trees).",
         zh="比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
     ),
+    "model_hst_far": Text(
+        en="Rarer than {value|percent} of this programme's events, by a longer memory (half-space trees).",
+        zh="以更长期的记忆看，比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
+    ),
+    "model_supervised": Text(
+        en="Resembles events that turned out to be fraud: {value|percent} likely (counts from {limit|percent} on).",
+        zh="与已确认的欺诈事件相似：欺诈可能性 {value|percent}（从 {limit|percent} 起计入）。",
+    ),
     "model_loda": Text(
         en="Rarer than {value|percent} of this programme's events (LODA).",
         zh="比本计划 {value|percent} 的事件更罕见（LODA 模型）。",

@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from detectors.features import FEATURES_VERSION, Floats
-from detectors.models import INPUT_NAMES, INPUTS, MODELS, Calibration, squash
-from detectors.models_hst import CompiledHst
-from detectors.models_loda import CompiledLoda
+from detectors.features import Floats
+from detectors.models import INPUTS, MODELS, SHARES, WIDE, Arrays, Scorer, squash
+from detectors.models_calibration import Calibration
+from detectors.models_drift import Profile
+from detectors.models_registry import arrays_of, scorers_of
+from detectors.models_rows import HeldOut
+from detectors.policy import ModelName
 
-FORMAT = 1
+FORMAT = 2
 KEY_BYTES_MIN = 16
-INPUTS_VERSION = hashlib.sha256(json.dumps(INPUTS).encode()).hexdigest()[:16]
+INPUTS_VERSION = hashlib.sha256(json.dumps([INPUTS, MODELS]).encode()).hexdigest()[:16]
 
 
 class SnapshotRefused(Exception):
@@ -52,26 +55,34 @@ class OtherVersion(SnapshotRefused):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What workers score with. `learned` rows shaped it; it speaks only once it is `ready` (past its grace period)."""
+    """What workers score with. `learned` rows shaped it; it speaks only once it is `ready` (past its grace period).
+
+    `profile` is how inputs and scores were spread when it was made, to tell drift by.
+    """
 
     version: int
     last_seq: int
     learned: int
     ready: bool
-    hst: CompiledHst
-    loda: CompiledLoda
+    scorers: Mapping[ModelName, Scorer]
     calibration: Calibration
+    profile: Profile
 
-    def scores(self, features: Floats) -> Floats:
-        """Raw scores float64[n, len(MODELS)] of a features matrix, equal to River's row by row."""
-        inputs = squash(features)
-        return np.stack((self.hst.score(inputs), self.loda.score(inputs)), axis=1)
+    def scores(self, inputs: Floats) -> Floats:
+        """Raw scores float64[n, len(MODELS)] of inputs as `pick` gives them, equal to River's row by row."""
+        squashed = squash(inputs)
+        return np.stack([scorer.score(squashed) for scorer in self.scorers.values()], axis=1)
 
-    def shares(self, features: Floats, programs: Sequence[str]) -> Floats:
-        """For each event and model the share of its programme's events that score lower; NaN while not ready."""
+    def numbers(self, inputs: Floats, programs: Sequence[str]) -> Floats:
+        """For each event and model its calibrated number (models.py), float64[n, len(MODELS)]; NaN while not ready."""
         if not self.ready:
-            return np.full((len(features), len(MODELS)), np.nan)
-        return self.calibration.shares(self.scores(features), programs)
+            return np.full((len(inputs), len(MODELS)), np.nan)
+        return self.calibration.numbers(self.scores(inputs), programs)
+
+    def compare(self, rows: HeldOut) -> Floats:
+        """As `numbers`, of rows that are squashed already."""
+        scores = np.stack([scorer.score(rows.inputs) for scorer in self.scorers.values()], axis=1)
+        return self.calibration.numbers(scores, rows.programs)
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,6 @@ def seal(snapshot: Snapshot, key: bytes, origin: Mapping[str, str | int]) -> Sea
         "last_seq": snapshot.last_seq,
         "learned": snapshot.learned,
         "ready": snapshot.ready,
-        "features_version": FEATURES_VERSION,
         "inputs_version": INPUTS_VERSION,
         "programs": list(snapshot.calibration.programs),
         "sha256": hashlib.sha256(arrays).hexdigest(),
@@ -112,19 +122,13 @@ def unseal(sealed: Sealed, key: bytes) -> Snapshot:
         raise BadSignature("the signature does not fit manifest and key")
     if hashlib.sha256(sealed.arrays).hexdigest() != manifest["sha256"]:
         raise ArraysChanged("the arrays do not fit the signed checksum")
-    expected = {"format": FORMAT, "features_version": FEATURES_VERSION, "inputs_version": INPUTS_VERSION}
-    for name, value in expected.items():
+    for name, value in (("format", FORMAT), ("inputs_version", INPUTS_VERSION)):
         if manifest.get(name) != value:
             raise OtherVersion(f"{name} is {manifest.get(name)!r}, this release reads {value!r}")
     try:
-        hst, loda, tables = _unpack(sealed.arrays)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return _loaded(manifest, unpacked(sealed.arrays))
+    except (ValueError, KeyError) as error:
         raise ArraysChanged(f"the arrays can't be read: {error}") from error
-    calibration = Calibration(tuple(manifest["programs"]), tables)
-    return Snapshot(
-        version=int(manifest["version"]), last_seq=int(manifest["last_seq"]), learned=int(manifest["learned"]),
-        ready=bool(manifest["ready"]), hst=hst, loda=loda, calibration=calibration,
-    )  # fmt: skip
 
 
 def _sign(manifest: Mapping[str, Any], key: bytes) -> bytes:
@@ -138,30 +142,49 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _pack(snapshot: Snapshot) -> bytes:
-    hst, loda = snapshot.hst, snapshot.loda
+    calibration = snapshot.calibration
+    return packed(
+        {
+            **arrays_of(snapshot.scorers),
+            "calibration.tables": calibration.tables,
+            "calibration.edges": calibration.edges,
+            "calibration.chances": calibration.chances,
+            "profile.edges": snapshot.profile.edges,
+            "profile.shares": snapshot.profile.shares,
+        }
+    )
+
+
+def packed(arrays: Arrays) -> bytes:
+    """Named arrays as npz without pickles; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        hst_feature=hst.feature, hst_threshold=hst.threshold, hst_leaf=hst.leaf,
-        hst_mass_max=np.float64(hst.mass_max),
-        loda_column=loda.column.astype(np.int64), loda_weight=loda.weight, loda_left=loda.left,
-        loda_right=loda.right, loda_surprise=loda.surprise,
-        calibration=snapshot.calibration.tables,
-    )  # fmt: skip
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
-def _unpack(arrays: bytes) -> tuple[CompiledHst, CompiledLoda, Floats]:
-    with np.load(io.BytesIO(arrays), allow_pickle=False) as stored:
-        hst = CompiledHst(
-            stored["hst_feature"], stored["hst_threshold"], stored["hst_leaf"], float(stored["hst_mass_max"])
-        )
-        loda = CompiledLoda(
-            stored["loda_column"].astype(np.intp), stored["loda_weight"], stored["loda_left"],
-            stored["loda_right"], stored["loda_surprise"],
-        )  # fmt: skip
-        tables = stored["calibration"]
-    inputs = len(INPUT_NAMES)
-    if hst.feature.max(initial=0) >= inputs or loda.column.max(initial=0) >= inputs:
-        raise ValueError("a model reads an input that does not exist")
-    return hst, loda, tables
+def unpacked(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays again. Raises ArraysChanged for what is no npz of plain arrays; nothing is ever unpickled."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, KeyError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ArraysChanged(f"the arrays can't be read: {error}") from error
+
+
+def _loaded(manifest: Mapping[str, Any], arrays: Arrays) -> Snapshot:
+    scorers = scorers_of(arrays)
+    for scorer in scorers.values():
+        column = getattr(scorer, "column", getattr(scorer, "feature", None))
+        if column is not None and column.max(initial=0) >= WIDE:
+            raise ValueError("a model reads an input that does not exist")
+    calibration = Calibration(
+        tuple(manifest["programs"]),
+        *(arrays[f"calibration.{name}"] for name in ("tables", "edges", "chances")),
+    )
+    if calibration.tables.shape != (len(calibration.programs), len(MODELS), SHARES):
+        raise ValueError("the calibration has another shape than its programmes")
+    return Snapshot(
+        version=int(manifest["version"]), last_seq=int(manifest["last_seq"]), learned=int(manifest["learned"]),
+        ready=bool(manifest["ready"]), scorers=scorers, calibration=calibration,
+        profile=Profile(arrays["profile.edges"], arrays["profile.shares"]),
+    )  # fmt: skip

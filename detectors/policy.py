@@ -11,7 +11,7 @@ from detectors.event_types import EVENT_TYPES
 
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,62}$")]
 Moving = Literal["earn", "redeem", "transfer", "adjust", "reverse"]
-ModelName = Literal["hst", "loda"]
+ModelName = Literal["hst", "hst_far", "loda", "supervised"]
 HeldType = Literal["earn", "redeem", "transfer", "adjust"]
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -64,10 +64,13 @@ class Thresholds(Value, frozen=True, kw_only=True):
 
 
 class ModelTerm(Value, frozen=True, kw_only=True):
-    """What a model may add: nothing up to the share `above`, then more the rarer the event, at most `cap` log-odds."""
+    """What a model may add: nothing up to `above`, then more the rarer or likelier, at most `cap` log-odds.
+
+    `above` is a share of the programme's events; for the supervised model it is a chance of fraud.
+    """
 
     cap: Annotated[float, Meta(ge=0.0, le=20.0)]
-    above: Annotated[float, Meta(ge=0.5, lt=0.999)] = 0.95
+    above: Annotated[float, Meta(gt=0.0, lt=0.999)] = 0.95
 
 
 class HoldTerm(Value, frozen=True, kw_only=True):

@@ -4,22 +4,19 @@ import json
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from sqlalchemy import text
 
 from config.policy import load_policy
 from detectors.decision import Reason
-from detectors.features import WIDTH
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models_learner import Learner
 from detectors.models_snapshot import seal
 from streams import model_store
 from streams.decisions import decide_again, stored_fields
 from streams.keys import model_key
 from streams.posting import Poster
 from tests.integration.pipeline_desk import POLICY, SIMULATION, Desk, event
-
-PARAMS = LearnerParams(trees=5, height=4, window_rows=40, cuts=8, grace_rows=100, influence_max=10_000)
+from tests.unit import model_rows
 
 _ROWS = """
 SELECT *, event::text AS event_text, reasons::text AS reasons_text FROM decision
@@ -29,14 +26,9 @@ WITH off AS (UPDATE policy SET active = false WHERE active)
 INSERT INTO policy (version, document, active, activated_at) VALUES (:version, :document, false, now())""")
 
 
-def learned(seed: int, rows: int = 300) -> Learner:
+def learned(seed: int, rows: int = 400) -> Learner:
     """Models that have learned from made-up features, so that real events look rare to them."""
-    learner = Learner(PARAMS)
-    numbers = np.random.default_rng(seed)
-    for seq in range(1, rows + 1):
-        features = np.abs(numbers.normal(0, 1, WIDTH))
-        learner.learn(LabelRow(seq, 0, "shop", f"a{seq}", None, features))
-    return learner
+    return model_rows.fold(model_rows.mixed(rows, seed), model_rows.unbounded())
 
 
 def publish(desk: Desk, version: int, seed: int) -> None:

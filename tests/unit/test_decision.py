@@ -26,11 +26,12 @@ from detectors.decision import (
 )
 from detectors.event_types import Adjust, Earn, Login, Redeem
 from detectors.features import INDEX, WIDTH, Floats, pack
-from detectors.models import MODELS, SHARES, Calibration, contribution
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models import CHANCE, MODELS, SHARES, added, contribution, evidence
+from detectors.models_calibration import Calibration
 from detectors.models_snapshot import Snapshot
 from detectors.policy import HoldTerm, ModelTerm, Policy, PolicyRefused, Rule, Text, Thresholds
 from detectors.rules import EventFields
+from tests.unit.model_rows import fold, mixed, unbounded
 
 TEXT = Text(en="a", zh="甲")
 EARN = EventFields(type="earn", program="p", points=10)
@@ -82,12 +83,7 @@ def verdict(of: Policy, event: EventFields = EARN, *, cold: bool = False) -> Dec
 @cache
 def snapshot() -> Snapshot:
     """A small trained snapshot, the same in every test."""
-    learner = Learner(LearnerParams(trees=5, height=4, window_rows=50, cuts=10, grace_rows=100, influence_max=10_000))
-    rng = np.random.default_rng(3)
-    for seq in range(1, 1_301):
-        features = np.abs(rng.normal(0, 1, WIDTH))
-        learner.learn(LabelRow(seq, 0, "p", f"a{seq}", None, features))
-    return learner.snapshot(4)
+    return fold(mixed(1_500), unbounded()).snapshot(4)
 
 
 def test_contributions_add_up_to_a_score() -> None:
@@ -272,21 +268,53 @@ def test_an_unknown_share_contributes_nothing() -> None:
     assert contribution(math.nan, ModelTerm(cap=5.0)) == 0.0
 
 
+def certain(models: Snapshot) -> Snapshot:
+    """The same models, to whom everything is the rarest and surest fraud there can be."""
+    tables = np.full((1, len(MODELS), SHARES), -1.0)
+    return replace(models, calibration=Calibration(("",), tables, np.array([0.0]), np.array([0.9999])))
+
+
 def test_models_alone_never_reject_and_say_what_they_added() -> None:
-    """The rarest event there can be gets both caps: with the default policy that is below the hold threshold."""
+    """The rarest event there can be gets all caps: with the default policy it is held, never rejected."""
     default = load_policy(default_policy_text())
-    everything_is_rare = replace(snapshot(), calibration=Calibration(("",), np.full((1, len(MODELS), SHARES), -1.0)))
     features = row(account__seconds_since_signup=1e9)
-    decided = decide([EARN], features, default, everything_is_rare, cold=False)[0]
-    assert decided.outcome == "approve"
-    assert decided.model_version == 4
+    decided = decide([EARN], features, default, certain(snapshot()), cold=False)[0]
+    assert (decided.outcome, decided.model_version) == ("hold", 4)
     caps = default.policy.models
-    assert [
-        (reason.code, reason.kind, reason.contribution, reason.value, reason.limit) for reason in decided.reasons
-    ] == [
-        ("model_hst", "model", caps["hst"].cap, 1.0, caps["hst"].above),
-        ("model_loda", "model", caps["loda"].cap, 1.0, caps["loda"].above),
+    assert [(reason.code, reason.kind, reason.contribution, reason.limit) for reason in decided.reasons] == [
+        (f"model_{name}", "model", caps[name].cap, caps[name].above)
+        for name in sorted(caps, key=lambda each: -caps[each].cap)
     ]
+
+
+def test_without_labels_models_alone_do_not_hold() -> None:
+    """However rare an event is: rarity is no crime, and only adds to other signs."""
+    default = load_policy(default_policy_text())
+    models = certain(snapshot())
+    silent = replace(models, calibration=replace(models.calibration, edges=np.zeros(0), chances=np.zeros(0)))
+    quiet = row(account__seconds_since_signup=1e9)
+    assert decide([EARN], quiet, default, silent, cold=False)[0].outcome == "approve"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 0.99), st.floats(0, 20))
+def test_the_evidence_of_a_chance(one: float, other: float, above: float, cap: float) -> None:
+    """Nothing up to the limit, rising beyond it, never above the cap; base and evidence make the chance again."""
+    term = ModelTerm(cap=cap, above=above)
+    low, high = sorted((one, other))
+    assert 0.0 <= evidence(low, term) <= evidence(high, term) <= cap
+    assert evidence(min(low, above), term) == 0.0
+    assert (evidence(1.0, term), evidence(math.nan, term)) == (cap, 0.0)
+    free = ModelTerm(cap=20.0, above=above)
+    if above < low < 0.999 and evidence(low, free) < 20.0:
+        score = math.log(above / (1 - above)) + evidence(low, free)
+        assert 1 / (1 + math.exp(-score)) == pytest.approx(low)
+
+
+def test_a_number_counts_by_what_its_model_means() -> None:
+    """A share adds by rarity, a chance by its log-odds."""
+    term = ModelTerm(cap=20.0, above=0.5)
+    assert added("loda", 0.9, term) == contribution(0.9, term)
+    assert added(CHANCE, 0.9, term) == evidence(0.9, term) == pytest.approx(math.log(9))
 
 
 def test_a_model_in_its_grace_period_is_silent() -> None:
