@@ -24,7 +24,8 @@ from config.policy import default_policy_text, load_policy
 from detectors.decision import CompiledPolicy, compile_policy, decide, fields_of
 from detectors.event import milliseconds, points_of
 from detectors.event_types import AccountCreated, Earn, Event
-from detectors.features import Floats, account_times, assemble, moments
+from detectors.features import account_times, assemble, moments
+from detectors.layout import Floats, Layout, by_name
 from detectors.velocity import DISTINCT, KINDS, VELOCITY_FEATURES, WINDOWS
 
 FILE = "ecom_visible.csv.gz"
@@ -96,8 +97,9 @@ def _distinct(events: Sequence[Event], field: str | None) -> int:
     return len({getattr(event, field) for event in events} - {None}) if field else 0
 
 
-def measure(labelled: Labelled, features: Floats, policy: CompiledPolicy) -> Figures:
-    """Decide every event and compare the purchases that were stopped with the labels."""
+def measure(labelled: Labelled, features: Floats, stored: Layout, policy: CompiledPolicy) -> Figures:
+    """Decide every event and compare the purchases that were stopped with the labels; `stored` names the features."""
+    features = by_name(features, stored, policy.layout.names)
     fields = [fields_of(event) for event in labelled.events]
     outcomes = [decision.outcome for decision in decide(fields, features, policy, None, cold=False)]
     stopped = np.array([outcome in ("hold", "reject") for outcome in outcomes])[labelled.purchase]
@@ -115,11 +117,13 @@ def main(folder: Path) -> int:
     labelled = read(path)
     times = [milliseconds(event.occurred_at) for event in labelled.events]
     before, _ = account_times(labelled.events, times, {})
-    features = assemble(velocity(labelled.events), moments(labelled.events, times, before))
     policy = load_policy(default_policy_text())
+    layout = policy.layout
+    counted = by_name(velocity(labelled.events), Layout(VELOCITY_FEATURES), layout.velocity)
+    features = assemble(layout, counted, moments(labelled.events, times, before))
     print(f"{sum(labelled.purchase)} purchases, {sum(np.array(labelled.fraud)[labelled.purchase])} labelled fraud")
     for name, each in (("default policy", policy), (f"without {SAME_MINUTE}", _without(policy))):
-        figures = measure(labelled, features, each)
+        figures = measure(labelled, features, layout, each)
         print(f"{name:28} stopped {figures.stopped:5}  precision {figures.precision:.3f}  recall {figures.recall:.3f}")
     return 0
 

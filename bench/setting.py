@@ -15,12 +15,13 @@ from detectors.entity import Keys
 from detectors.event import decode, milliseconds
 from detectors.event_refusal import Invalid
 from detectors.event_types import Event
-from detectors.features import AccountTimes, Floats, account_times, assemble, moments
-from detectors.models import pick
+from detectors.features import AccountTimes, account_times, assemble, moments
+from detectors.layout import Layout, by_name, layout_of
+from detectors.models import INPUT_NAMES
 from detectors.models_learned import ModelParams
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import Sealed, seal
-from detectors.velocity import Observed, observations
+from detectors.velocity import VELOCITY_FEATURES, Observed, observations
 from ledger.migrate import migrate
 from ledger.programs import create_program
 from streams import model_store
@@ -53,7 +54,7 @@ def prepare(stack: Stack, seed: int) -> None:
 async def trained(secret: bytes, seed: int) -> Sealed:
     """A snapshot that learned from a few thousand events of the workload's kind, signed for the workers."""
     keys, learner = Keys(secret), Learner(LearnerParams(models=ModelParams(seed=seed)))
-    events = list(_events(seed))
+    events, layout = list(_events(seed)), layout_of(INPUT_NAMES)
     store = MemoryVelocityStore("bench")
     stored: dict[tuple[str, str], AccountTimes] = {}
     for start in range(0, len(events), CHUNK):
@@ -63,7 +64,8 @@ async def trained(secret: bytes, seed: int) -> Sealed:
         velocity = await store.observe(observations(observed, keys))
         before, changed = account_times(chunk, times, stored)
         stored |= changed
-        inputs: Floats = pick(assemble(velocity.values, moments(chunk, times, before)))
+        counted = by_name(velocity.values, Layout(VELOCITY_FEATURES), layout.velocity)
+        inputs = by_name(assemble(layout, counted, moments(chunk, times, before)), layout, INPUT_NAMES)
         for row, event in enumerate(chunk):
             device = keys.device(event.device) if event.device else None
             learner.learn(LabelRow(learner.seq + 1, 0, event.program, event.account, device, inputs[row]))

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from detectors.event_types import MOVES, Event
-from detectors.expression import COLUMN
-from detectors.features import WIDTH, Floats, is_outflow, unpack
-from detectors.models import MODELS, added, pick
+from detectors.features import is_outflow, unpack
+from detectors.layout import Floats, Layout, by_name
+from detectors.models import INPUT_NAMES, MODELS, added
 from detectors.models_snapshot import Snapshot
 from detectors.policy import Policy, PolicyRefused, Problem
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
@@ -78,10 +78,15 @@ class CompiledPolicy:
     hold: float
     reject: float
 
+    @property
+    def layout(self) -> Layout:
+        """The features that its rules and the models read, as the matrices it decides on have them."""
+        return self.rules.layout
+
 
 def compile_policy(policy: Policy) -> CompiledPolicy:
     """Check the whole policy and compile its rules. Raises PolicyRefused with every problem found."""
-    rules, problems = compile_rules(policy.rules)
+    rules, problems = compile_rules(policy.rules, INPUT_NAMES)
     hold, reject = _log_odds(policy.thresholds.hold), _log_odds(policy.thresholds.reject)
     if not policy.base < hold < reject:
         detail = "the base must lie below the hold threshold, and that below the reject threshold"
@@ -127,10 +132,11 @@ def decide(
     models: Snapshot | None,
     cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
 ) -> list[Decision]:
-    """Decide a batch: `features` is float64[n, WIDTH], a row an event; `cold` says that velocity lacks its history."""
-    if features.shape != (len(fields), WIDTH):
-        raise ValueError(f"features of shape {features.shape} for {len(fields)} events of {WIDTH} features")
-    shares = _shares(fields, features, models)
+    """Decide a batch: `features` has a row an event in the policy's layout; `cold`: velocity lacks its history."""
+    layout = policy.layout
+    if features.shape != (len(fields), layout.width):
+        raise ValueError(f"features of shape {features.shape} for {len(fields)} events of {layout.width} features")
+    shares = _shares(fields, features, layout, models)
     numbers = np.concatenate((features, shares), axis=1)
     fired = policy.rules.evaluate(fields, numbers)
     # Most events are common in every model's eyes and fire nothing: only the others cost anything from here on.
@@ -146,12 +152,17 @@ def decide(
 def redecide(
     fields: EventFields,
     features: bytes,
+    stored: Layout,
     policy: CompiledPolicy,
     models: Snapshot | None,
     cold: bool,  # noqa: FBT001  # velocity's own flag, passed on
 ) -> Decision:
-    """Decide one event again from what is stored with its decision; equal to the original, to the last bit."""
-    return decide([fields], unpack(features)[None, :], policy, models, cold=cold)[0]
+    """Decide one event again from what is stored with its decision, features under the layout `stored`.
+
+    With the policy and models it was made under the decision is equal to the original, to the last bit; a feature that
+    another policy reads and the stored layout lacks is unknown.
+    """
+    return decide([fields], unpack([features], stored, policy.layout.names), policy, models, cold=cold)[0]
 
 
 def is_trusted(decision: Decision) -> bool:
@@ -173,10 +184,10 @@ def _log_odds(chance: float) -> float:
     return math.log(chance / (1.0 - chance))
 
 
-def _shares(fields: Sequence[EventFields], features: Floats, models: Snapshot | None) -> Floats:
+def _shares(fields: Sequence[EventFields], features: Floats, layout: Layout, models: Snapshot | None) -> Floats:
     if models is None:
         return np.full((len(fields), len(MODELS)), np.nan)
-    return models.numbers(pick(features), [event.program for event in fields])
+    return models.numbers(by_name(features, layout, INPUT_NAMES), [event.program for event in fields])
 
 
 def _rare(shares: Floats, policy: Policy) -> list[bool]:
@@ -242,7 +253,7 @@ class _Sum:
             if rule.mode != "live" or (self.cold and weight < 0.0):
                 continue
             floor = max(floor, _SEVERITY[rule.outcome] if rule.outcome else 0)
-            shown = {name: _known(numbers[COLUMN[name]]) for name in rule.shows}
+            shown = {name: _known(numbers[self.policy.rules.columns[name]]) for name in rule.shows}
             value = shown[rule.shows[0]] if rule.shows else None
             reasons.append(
                 Reason(code=rule.id, kind="rule", contribution=weight, value=value, limit=rule.limit, shown=shown)
@@ -252,7 +263,7 @@ class _Sum:
     def _models(self, numbers: Floats, reasons: list[Reason]) -> None:
         for position, name in enumerate(MODELS):
             term = self.policy.policy.models.get(name)
-            number = float(numbers[WIDTH + position])
+            number = float(numbers[self.policy.layout.width + position])
             if term is not None and (adds := added(name, number, term)) > 0.0:
                 reasons.append(
                     Reason(code=f"model_{name}", kind="model", contribution=adds, value=number, limit=term.above)

@@ -1,7 +1,7 @@
 """One rule's expression: a small part of CEL, checked by name and type, compiled once, with a bound for whole batches.
 
-What is allowed: comparisons, `&& || !`, arithmetic, `? :`, `in [..]`, string tests and conversions on the names of
-NUMBERS, STRINGS and FLAGS, and `limit`. Loops (`all`, `map`, ..) are left out, so the cost of a rule is bounded.
+What is allowed: comparisons, `&& || !`, arithmetic, `? :`, `in [..]`, string tests and conversions on numbers (features
+and models' shares), STRINGS, FLAGS, and `limit`. Loops (`all`, `map`, ..) are left out, so a rule's cost is bounded.
 The *bound* is a NumPy mask over a batch: where it is false the expression can't be true, so CEL is only asked about
 the rest; where the expression is nothing but comparisons of numbers the bound is the answer itself.
 """
@@ -17,18 +17,18 @@ import cel
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import FEATURES, Floats
+from detectors.layout import FIXED, Floats, Layout, is_feature
 from detectors.policy import ModelName
+from detectors.velocity import VELOCITY_FEATURES
 
 Mask = NDArray[np.bool_]
 Bound = Callable[[Floats], Mask]
 
 MODEL_NUMBERS: tuple[str, ...] = tuple(f"model.{name}" for name in get_args(ModelName))
-NUMBERS: tuple[str, ...] = (*FEATURES, *MODEL_NUMBERS)
 STRINGS: tuple[str, ...] = ("event.program", "event.type", "event.store", "event.channel", "event.campaign")
 FLAGS: tuple[str, ...] = ("event.fulfilled", "event.has_device", "event.has_ip")
-NAMES: tuple[str, ...] = NUMBERS + STRINGS + FLAGS
-COLUMN: dict[str, int] = {name: column for column, name in enumerate(NUMBERS)}
+EXAMPLES: tuple[str, ...] = (*FIXED, *MODEL_NUMBERS, *STRINGS, *FLAGS, *VELOCITY_FEATURES)
+"""Names to suggest for one that does not exist."""
 FUNCTIONS = frozenset({"size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string"})
 KEYWORDS = frozenset({"true", "false", "in"})
 DEPTH_MAX = 20
@@ -68,14 +68,18 @@ class Token(NamedTuple):
 class Expression:
     """A checked expression. `names` are those it reads; `execute` needs a context with the flat form of each.
 
-    `bound(extended)` is a mask over the rows of a float64[n, len(NUMBERS)] matrix; if `exact`, it is the answer.
+    `exact` tells that the bound is the answer itself.
     """
 
     source: str
     names: tuple[str, ...]
-    bound: Bound
+    tokens: tuple[Token, ...]
     exact: bool
     program: cel.Program
+
+    def bound(self, columns: Mapping[str, int]) -> Bound:
+        """The bound, for matrices that have the numbers of these names in these columns: a mask over their rows."""
+        return _bound(list(self.tokens), columns)[0]
 
     def execute(self, context: cel.Context | Mapping[str, object]) -> bool:
         """What CEL says for one event. Raises what CEL raises, and TypeError if the answer is not a truth value."""
@@ -83,6 +87,27 @@ class Expression:
         if answer is True or answer is False:
             return answer
         raise TypeError(f"the expression gives {type(answer).__name__}, not true or false")
+
+
+def is_number(name: str) -> bool:
+    """Whether an expression may use this name as a number: a feature, or a model's share."""
+    return name in MODEL_NUMBERS or is_feature(name)
+
+
+def is_name(name: str) -> bool:
+    """Whether an expression may use this name."""
+    return name in STRINGS or name in FLAGS or is_number(name)
+
+
+def columns_of(layout: Layout) -> dict[str, int]:
+    """Where each number stands in the matrix that rules see: a layout's features, then the models' shares."""
+    return layout.index | {name: layout.width + place for place, name in enumerate(MODEL_NUMBERS)}
+
+
+def near(name: str) -> str:
+    """What to do about a name that does not exist."""
+    found = difflib.get_close_matches(name, EXAMPLES, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(found)}?" if found else "see docs/policy.md for the names"
 
 
 def flat(name: str) -> str:
@@ -99,8 +124,8 @@ def parse(source: str, limit: float | None = None) -> Expression:
     for operand in _operands(tokens):
         _probe(_compile(_render(operand)), operand)
     program = _compile(_render(tokens))
-    bound, exact = _bound(tokens)
-    return Expression(source, names, bound, exact, program)
+    _, exact = _bound(tokens, dict.fromkeys(filter(is_number, names), 0))
+    return Expression(source, names, tuple(tokens), exact, program)
 
 
 def _tokens(source: str) -> list[Token]:
@@ -150,10 +175,8 @@ def _resolve(tokens: list[Token], limit: float | None) -> list[Token]:
                 raise ExpressionRefused("unknown_name", "'limit' is used, so give the rule a limit")
             resolved.append(Token("number", repr(float(limit))))
             continue
-        if token.kind == "name" and token.text not in NAMES:
-            near = difflib.get_close_matches(token.text, NAMES, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see docs/policy.md for the names"
-            raise ExpressionRefused("unknown_name", f"{token.text!r}: {hint}")
+        if token.kind == "name" and not is_name(token.text):
+            raise ExpressionRefused("unknown_name", f"{token.text!r}: {near(token.text)}")
         resolved.append(token)
     return resolved
 
@@ -221,8 +244,9 @@ def _operands(tokens: list[Token]) -> Iterator[list[Token]]:
 def _probe(program: cel.Program, operand: list[Token]) -> None:
     """Run an operand on made-up values, to find wrong types before an event does."""
     text = " ".join(token.text for token in operand)
+    numbers = [flat(token.text) for token in operand if token.kind == "name" and is_number(token.text)]
     for number, string, flag in ((1.0, "a", True), (0.0, "", False), (1e6, "1", True)):
-        values: dict[str, object] = dict.fromkeys(map(flat, NUMBERS), number)
+        values: dict[str, object] = dict.fromkeys(numbers, number)
         values |= dict.fromkeys(map(flat, STRINGS), string)
         values |= dict.fromkeys(map(flat, FLAGS), flag)
         try:
@@ -238,7 +262,7 @@ def _probe(program: cel.Program, operand: list[Token]) -> None:
             raise ExpressionRefused("wrong_type", f"{text!r} must be true or false, and is a {type(answer).__name__}")
 
 
-def _bound(tokens: list[Token]) -> tuple[Bound, bool]:
+def _bound(tokens: list[Token], columns: Mapping[str, int]) -> tuple[Bound, bool]:
     """The mask above which the expression can't be true, and whether it is exactly where it is true.
 
     CEL's logic absorbs: `false && error` is false and `true || error` is true. A comparison with an unknown (NaN) is
@@ -246,22 +270,22 @@ def _bound(tokens: list[Token]) -> tuple[Bound, bool]:
     """
     operator, parts = _parts(tokens)
     if operator:
-        pieces = [_bound(part) for part in parts]
+        pieces = [_bound(part, columns) for part in parts]
         combine = np.logical_and if operator == "&&" else np.logical_or
         exact = all(piece_exact for _, piece_exact in pieces)
         return (lambda matrix: combine.reduce([piece(matrix) for piece, _ in pieces])), exact
-    comparison = _comparison(parts[0])
+    comparison = _comparison(parts[0], columns)
     if comparison is None:
         return (lambda matrix: np.ones(len(matrix), dtype=np.bool_)), False
     return comparison, True
 
 
-def _comparison(tokens: list[Token]) -> Bound | None:
+def _comparison(tokens: list[Token], columns: Mapping[str, int]) -> Bound | None:
     """A comparison of two numbers (a feature with a constant or with another feature) as a function of the matrix."""
     places = [i for i, token in enumerate(tokens) if token.kind == "op" and token.text in _COMPARE]
     if len(places) != 1:
         return None
-    left, right = _side(tokens[: places[0]]), _side(tokens[places[0] + 1 :])
+    left, right = _side(tokens[: places[0]], columns), _side(tokens[places[0] + 1 :], columns)
     operator = tokens[places[0]].text
     if isinstance(left, float):
         left, right, operator = right, left, _FLIP[operator]
@@ -273,14 +297,14 @@ def _comparison(tokens: list[Token]) -> Bound | None:
     return lambda matrix: compare(matrix[:, column], matrix[:, other])
 
 
-def _side(tokens: list[Token]) -> int | float | None:
+def _side(tokens: list[Token], columns: Mapping[str, int]) -> int | float | None:
     """The column (int) or constant (float) that `tokens` stand for, None if they are more than that."""
     negative = tokens[:1] == [Token("op", "-")]
     if len(tokens) != 1 + negative:
         return None
     token = tokens[-1]
     if token.kind == "name" and not negative:
-        return COLUMN.get(token.text)
+        return columns.get(token.text)
     if token.kind != "number":
         return None
     value = float(token.text)

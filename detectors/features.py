@@ -1,39 +1,22 @@
-"""The features of an event: their names, one matrix for a batch, and the bytes kept with the decision.
+"""The features of an event: one matrix for a batch, and the bytes kept with the decision.
 
-A row is what rules and models see, and nothing else is needed to decide again. NaN means unknown.
+A row is what rules and models see, and nothing else is needed to decide again. NaN means unknown. What the columns are
+is the layout's (detectors/layout.py).
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detectors.event_types import Adjust, Event
-from detectors.velocity import VELOCITY_FEATURES
-
-Floats = NDArray[np.float64]
-
-FEATURES: tuple[str, ...] = (
-    *VELOCITY_FEATURES,
-    "account.age_seconds",
-    "account.seconds_since_signup",
-    "account.seconds_since_credential_change",
-    "event.points",
-    "event.hour",
-    "event.outflow",
-)
-WIDTH = len(FEATURES)
-INDEX: dict[str, int] = {name: column for column, name in enumerate(FEATURES)}
-FEATURES_VERSION = hashlib.sha256("\n".join(FEATURES).encode()).hexdigest()[:16]
-ROW_BYTES = 8 * WIDTH
+from detectors.layout import ACCOUNT, EVENT, LINKS, Floats, Layout, by_name
 
 
 class FeaturesRefused(ValueError):
-    """Stored features do not have the width of this version."""
+    """Stored features do not have the width of the layout they are said to have."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +37,28 @@ class Moments:
     outflow: Floats
 
 
-def assemble(velocity: Floats, moments: Moments) -> Floats:
-    """The matrix float64[n, WIDTH] in the order of FEATURES.
+def assemble(
+    layout: Layout, velocity: Floats, moments: Moments, links: Floats | None = None, lists: Floats | None = None
+) -> Floats:
+    """The matrix float64[n, layout.width].
 
-    An account fact later than the event counts as simultaneous (0 s): a back-dated event must not slip past a rule
-    about young accounts.
+    `velocity` is float64[n, len(layout.velocity)]; `links` float64[n, len(LINKS)], unknown without; `lists`
+    float64[n, len(layout.lists)], on no list without. An account fact later than the event counts as simultaneous
+    (0 s): a back-dated event must not slip past a rule about young accounts.
     """
-    matrix = np.empty((len(velocity), WIDTH), dtype=np.float64)
-    first = len(VELOCITY_FEATURES)
+    count, first = len(velocity), len(layout.velocity)
+    matrix = np.empty((count, layout.width), dtype=np.float64)
     matrix[:, :first] = velocity
     for offset, since in enumerate((moments.opened_ms, moments.signed_up_ms, moments.credential_changed_ms)):
         # np.maximum keeps NaN, so unknown stays unknown.
         matrix[:, first + offset] = np.maximum((moments.occurred_ms - since) / 1_000.0, 0.0)
-    matrix[:, first + 3] = np.abs(moments.points)
-    matrix[:, first + 4] = moments.hour
-    matrix[:, first + 5] = moments.outflow
+    first += len(ACCOUNT)
+    matrix[:, first] = np.abs(moments.points)
+    matrix[:, first + 1] = moments.hour
+    matrix[:, first + 2] = moments.outflow
+    first += len(EVENT)
+    matrix[:, first : first + len(LINKS)] = np.nan if links is None else links
+    matrix[:, first + len(LINKS) :] = 0.0 if lists is None else lists
     return matrix
 
 
@@ -132,12 +122,14 @@ def is_outflow(event: Event) -> bool:
 
 
 def pack(row: Floats) -> bytes:
-    """One row as little-endian float64, ROW_BYTES long."""
+    """One row as little-endian float64."""
     return row.astype("<f8", copy=False).tobytes()
 
 
-def unpack(data: bytes) -> Floats:
-    """The row again, to the last bit."""
-    if len(data) != ROW_BYTES:
-        raise FeaturesRefused(f"{len(data)} bytes are not {WIDTH} features: written under another features version")
-    return np.frombuffer(data, dtype="<f8").astype(np.float64)
+def unpack(rows: Sequence[bytes], stored: Layout, names: tuple[str, ...]) -> Floats:
+    """Rows packed under the layout `stored`, to the last bit, as float64[n, len(names)]; a name it lacks is NaN."""
+    wrong = [len(row) for row in rows if len(row) != 8 * stored.width]
+    if wrong:
+        raise FeaturesRefused(f"{wrong[0]} bytes are not the {stored.width} features of layout {stored.version}")
+    matrix = np.frombuffer(b"".join(rows), dtype="<f8").astype(np.float64).reshape(len(rows), stored.width)
+    return matrix if names == stored.names else by_name(matrix, stored, names)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import INDEX, Floats
+from detectors.layout import Floats
 from detectors.policy import ModelName, ModelTerm
 
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
@@ -51,7 +51,6 @@ INPUTS: tuple[Input, ...] = (
 )
 INPUT_NAMES: tuple[str, ...] = tuple(each.name for each in INPUTS)
 WIDE = len(INPUTS)
-_COLUMNS = np.array([INDEX[name] for name in INPUT_NAMES], dtype=np.intp)
 _HALF = np.array([each.half for each in INPUTS], dtype=np.float64)
 _UNKNOWN = np.array([each.unknown for each in INPUTS], dtype=np.float64)
 
@@ -99,13 +98,8 @@ class Learned(Protocol):
         ...
 
 
-def pick(features: Floats) -> Floats:
-    """The models' inputs as they are, float64[n, WIDE], from a features matrix."""
-    return features[:, _COLUMNS]
-
-
 def squash(inputs: Floats) -> Floats:
-    """The inputs in [0, 1], float64[n, WIDE], from what `pick` gives.
+    """The inputs in [0, 1], float64[n, WIDE], from those features in the order of INPUT_NAMES.
 
     x / (x + half) is fixed and monotone: nothing to learn, so nothing an attacker could stretch. An unknown number
     mostly becomes 1, like a time long past.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import CHANCE, MODELS, SHARES
 
 STEPS = 64

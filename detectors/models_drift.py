@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, MODELS, Arrays
 
 SERIES: tuple[str, ...] = (*INPUT_NAMES, *(f"model.{name}" for name in MODELS))

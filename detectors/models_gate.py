@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import CHANCE, INPUT_NAMES, INPUTS, MODELS, WIDE, squash, together
 from detectors.models_drift import profile, psi
 from detectors.models_rows import HeldOut

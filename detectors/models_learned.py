@@ -16,7 +16,7 @@ from river.optim import SGD
 from river.sketch.histogram import Bin
 from river.utils import VectorDict
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, WIDE, Arrays, Learned
 from detectors.models_hst import CompiledHst, compile_hst
 from detectors.models_loda import CompiledLoda, compile_loda

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import CHANCE, MODELS, SHARES, Arrays, squash
 from detectors.models_calibration import Calibration, isotonic, quantiles
 from detectors.models_drift import SERIES, PageHinkley, PageHinkleyShape, Recent, profile
@@ -24,6 +24,7 @@ from detectors.models_rows import HeldOut, Ring, held_out
 from detectors.models_snapshot import Snapshot
 
 EVERY_PROGRAM = ""
+DRIFTED_KEPT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class LearnerParams:
 class LabelRow:
     """One row of the label log with what its decision stored. `label` 1 is fraud.
 
-    `inputs` is float64[WIDE] as `pick` gives it, or None where the decision has not all of them: such a row teaches
-    nothing.
+    `inputs` float64[WIDE] are the features that the models read, as scored; None where the decision has none: such a
+    row teaches nothing.
     """
 
     seq: int
@@ -88,7 +89,7 @@ class Learner:
         self.params = params
         self.seq = 0
         self.learned = 0
-        self.drifted: list[Drifted] = []
+        self.drifted: deque[Drifted] = deque(maxlen=DRIFTED_KEPT)
         """What drifted, oldest first; whoever tells of it empties it. No part of the state."""
         self._models = build(params.models)
         self._influence = (Influence(params.influence), Influence(params.fraud_influence))
@@ -214,7 +215,8 @@ class Learner:
     def _watch(self, values: Floats) -> None:
         """Whether the row, one value a series, tells of drift."""
         self._recent.put(values)
-        self.drifted += [Drifted(self.seq, SERIES[each]) for each in np.flatnonzero(self._hinkley.update(values))]
+        moved = np.flatnonzero(self._hinkley.update(values)).tolist()
+        self.drifted.extend(Drifted(self.seq, SERIES[each]) for each in moved)
 
     def _note(self, program: str, scores: Floats, *, fraud: bool) -> None:
         """What the row says of calibration and of the rate of fraud."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import WIDE, Arrays
 
 

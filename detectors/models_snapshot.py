@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUTS, MODELS, SHARES, WIDE, Arrays, Scorer, squash
 from detectors.models_calibration import Calibration
 from detectors.models_drift import Profile
@@ -25,6 +25,7 @@ from detectors.models_rows import HeldOut
 from detectors.policy import ModelName
 
 FORMAT = 2
+PURPOSE = "snapshot"
 KEY_BYTES_MIN = 16
 INPUTS_VERSION = hashlib.sha256(json.dumps([INPUTS, MODELS]).encode()).hexdigest()[:16]
 
@@ -69,7 +70,7 @@ class Snapshot:
     profile: Profile
 
     def scores(self, inputs: Floats) -> Floats:
-        """Raw scores float64[n, len(MODELS)] of inputs as `pick` gives them, equal to River's row by row."""
+        """Raw scores float64[n, len(MODELS)] of inputs in the order of INPUT_NAMES, equal to River's row by row."""
         squashed = squash(inputs)
         return np.stack([scorer.score(squashed) for scorer in self.scorers.values()], axis=1)
 
@@ -98,9 +99,8 @@ class Sealed:
         return _canonical(self.manifest)
 
 
-def seal(snapshot: Snapshot, key: bytes, origin: Mapping[str, str | int]) -> Sealed:
-    """Pack and sign. `origin` (River version, seed, digest of the state) becomes part of the manifest."""
-    arrays = _pack(snapshot)
+def seal(snapshot: Snapshot, key: bytes, origin: Mapping[str, Any]) -> Sealed:
+    """Pack and sign. `origin` (River version, parameters, digest of the state) becomes part of the manifest."""
     manifest = {
         **origin,
         "format": FORMAT,
@@ -110,18 +110,13 @@ def seal(snapshot: Snapshot, key: bytes, origin: Mapping[str, str | int]) -> Sea
         "ready": snapshot.ready,
         "inputs_version": INPUTS_VERSION,
         "programs": list(snapshot.calibration.programs),
-        "sha256": hashlib.sha256(arrays).hexdigest(),
     }
-    return Sealed(manifest, arrays, _sign(manifest, key))
+    return sealed_arrays(manifest, _pack(snapshot), key, PURPOSE)
 
 
 def unseal(sealed: Sealed, key: bytes) -> Snapshot:
     """Verify, then load. Raises BadSignature, ArraysChanged or OtherVersion, in that order of checking."""
-    manifest = sealed.manifest
-    if not hmac.compare_digest(_sign(manifest, key), bytes(sealed.signature)):
-        raise BadSignature("the signature does not fit manifest and key")
-    if hashlib.sha256(sealed.arrays).hexdigest() != manifest["sha256"]:
-        raise ArraysChanged("the arrays do not fit the signed checksum")
+    manifest = checked(sealed, key, PURPOSE)
     for name, value in (("format", FORMAT), ("inputs_version", INPUTS_VERSION)):
         if manifest.get(name) != value:
             raise OtherVersion(f"{name} is {manifest.get(name)!r}, this release reads {value!r}")
@@ -131,10 +126,26 @@ def unseal(sealed: Sealed, key: bytes) -> Snapshot:
         raise ArraysChanged(f"the arrays can't be read: {error}") from error
 
 
-def _sign(manifest: Mapping[str, Any], key: bytes) -> bytes:
+def sealed_arrays(manifest: Mapping[str, Any], arrays: bytes, key: bytes, purpose: str) -> Sealed:
+    """Any manifest and npz, signed for one purpose: what was signed for another never passes for it."""
+    complete = {**manifest, "sha256": hashlib.sha256(arrays).hexdigest()}
+    return Sealed(complete, arrays, _sign(complete, key, purpose))
+
+
+def checked(sealed: Sealed, key: bytes, purpose: str) -> Mapping[str, Any]:
+    """The manifest, once signature and checksum hold. Raises BadSignature or ArraysChanged; parses nothing."""
+    if not hmac.compare_digest(_sign(sealed.manifest, key, purpose), bytes(sealed.signature)):
+        raise BadSignature("the signature does not fit manifest and key")
+    if hashlib.sha256(sealed.arrays).hexdigest() != sealed.manifest["sha256"]:
+        raise ArraysChanged("the arrays do not fit the signed checksum")
+    return sealed.manifest
+
+
+def _sign(manifest: Mapping[str, Any], key: bytes, purpose: str) -> bytes:
     if len(key) < KEY_BYTES_MIN:
         raise ValueError(f"a signing key has at least {KEY_BYTES_MIN} bytes")
-    return hmac.new(key, b"pointguard model snapshot\n" + _canonical(manifest), hashlib.sha256).digest()
+    message = f"pointguard model {purpose}\n".encode() + _canonical(manifest)
+    return hmac.new(key, message, hashlib.sha256).digest()
 
 
 def _canonical(manifest: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES
 
 SCALES: tuple[float, ...] = (0.1, 1.0, 10.0)

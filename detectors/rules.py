@@ -5,7 +5,7 @@ CEL treats an error (`false && unknown` is false, `true || unknown` is true), an
 not fire. Two exceptions come from CEL itself: an unknown equals nothing (`==` is false) and differs from everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cel
@@ -13,8 +13,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.expression import COLUMN, NAMES, NUMBERS, Expression, ExpressionRefused, flat, parse
-from detectors.features import Floats
+from detectors.expression import (
+    Bound,
+    Expression,
+    ExpressionRefused,
+    columns_of,
+    flat,
+    is_name,
+    is_number,
+    near,
+    parse,
+)
+from detectors.layout import Floats, Layout, is_feature, layout_of
 from detectors.policy import PLACEHOLDER, TYPES, Problem, Rule
 
 TYPE_CODE: dict[str, int] = {name: code for code, name in enumerate(TYPES)}
@@ -40,10 +50,11 @@ class EventFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 @dataclass(frozen=True)
 class LiveRule:
-    """A rule with its compiled expression and, by type code, whether it looks at events of that type."""
+    """A rule, its expression with the bound for the policy's layout, and by type code whether it looks at that type."""
 
     rule: Rule
     expression: Expression
+    bound: Bound
     applies: NDArray[np.bool_]
 
 
@@ -60,17 +71,22 @@ NOTHING = Fired()
 
 @dataclass(frozen=True)
 class RuleSet:
-    """The live and shadow rules of a policy, compiled; evaluates a whole batch."""
+    """The live and shadow rules of a policy, compiled for its layout; evaluates a whole batch.
+
+    `columns` tells where each number stands: the layout's features, then the models' shares.
+    """
 
     live: tuple[LiveRule, ...]
+    layout: Layout
+    columns: Mapping[str, int]
 
     def evaluate(self, fields: Sequence[EventFields], numbers: Floats) -> list[Fired]:
-        """What fired, one element an event; `numbers` is float64[n, len(NUMBERS)]: features, then model shares."""
+        """What fired, one element an event; `numbers` is float64[n, len(columns)]: features, then model shares."""
         codes = np.fromiter((TYPE_CODE[event.type] for event in fields), dtype=np.intp, count=len(fields))
         fired: dict[int, list[int]] = {}
         asked: dict[int, list[int]] = {}
         for position, live in enumerate(self.live):
-            mask = live.applies[codes] & live.expression.bound(numbers)
+            mask = live.applies[codes] & live.bound(numbers)
             into = fired if live.expression.exact else asked
             for row in np.flatnonzero(mask).tolist():
                 into.setdefault(row, []).append(position)
@@ -89,7 +105,7 @@ class RuleSet:
     def _ask(self, positions: list[int], fields: EventFields, numbers: Floats) -> tuple[list[int], tuple[str, ...]]:
         """Let CEL decide for one event: a context with just the names these rules read, built once."""
         names = {name for position in positions for name in self.live[position].expression.names}
-        values = _values(names, fields, numbers)
+        values = self._values(names, fields, numbers)
         context = cel.Context(variables=values)
         yes: list[int] = []
         failed: list[str] = []
@@ -103,13 +119,15 @@ class RuleSet:
                     failed.append(live.rule.id)
         return yes, tuple(failed)
 
-
-def _values(names: set[str], fields: EventFields, numbers: Floats) -> dict[str, object]:
-    """The CEL variables for `names`, under their flat form."""
-    return {
-        flat(name): float(numbers[COLUMN[name]]) if name in COLUMN else getattr(fields, name.removeprefix("event."))
-        for name in names
-    }
+    def _values(self, names: set[str], fields: EventFields, numbers: Floats) -> dict[str, object]:
+        """The CEL variables for `names`, under their flat form."""
+        columns = self.columns
+        return {
+            flat(name): float(numbers[columns[name]])
+            if name in columns
+            else getattr(fields, name.removeprefix("event."))
+            for name in names
+        }
 
 
 def _is_unknown(expression: Expression, values: dict[str, object]) -> bool:
@@ -124,9 +142,12 @@ def _is_unknown(expression: Expression, values: dict[str, object]) -> bool:
     return True
 
 
-def compile_rules(rules: Sequence[Rule]) -> tuple[RuleSet, list[Problem]]:
-    """Compile all rules (also those off: a policy with a broken rule is refused whole) and list what is wrong."""
-    live: list[LiveRule] = []
+def compile_rules(rules: Sequence[Rule], inputs: Iterable[str] = ()) -> tuple[RuleSet, list[Problem]]:
+    """Compile all rules (also those off: a policy with a broken rule is refused whole) and list what is wrong.
+
+    The layout holds what live and shadow rules name, and `inputs`.
+    """
+    used: list[tuple[Rule, Expression]] = []
     problems: list[Problem] = []
     seen: set[str] = set()
     for position, rule in enumerate(rules):
@@ -139,9 +160,22 @@ def compile_rules(rules: Sequence[Rule]) -> tuple[RuleSet, list[Problem]]:
             problems.append(Problem(f"{path}.expression", refused.error, refused.detail, rule.id))
             continue
         if rule.mode != "off":
-            applies = np.array([name in rule.types for name in TYPES], dtype=np.bool_)
-            live.append(LiveRule(rule, expression, applies))
-    return RuleSet(tuple(live)), problems
+            used.append((rule, expression))
+    layout = _layout(used, inputs)
+    columns = columns_of(layout)
+    live = [LiveRule(rule, expression, expression.bound(columns), _applies(rule)) for rule, expression in used]
+    return RuleSet(tuple(live), layout, columns), problems
+
+
+def _layout(used: Sequence[tuple[Rule, Expression]], inputs: Iterable[str]) -> Layout:
+    named = set(inputs)
+    for rule, expression in used:
+        named.update(expression.names, rule.shows)
+    return layout_of(name for name in named if is_feature(name))
+
+
+def _applies(rule: Rule) -> NDArray[np.bool_]:
+    return np.array([name in rule.types for name in TYPES], dtype=np.bool_)
 
 
 def _check(rule: Rule, path: str, seen: set[str]) -> list[Problem]:
@@ -152,9 +186,9 @@ def _check(rule: Rule, path: str, seen: set[str]) -> list[Problem]:
         detail = "give either a weight (adds to the score) or an outcome (a floor), not both and not neither"
         problems.append(Problem(path, "weight_or_outcome", detail, rule.id))
     for name in rule.shows:
-        if name not in NAMES:
-            problems.append(Problem(f"{path}.shows", "unknown_name", f"{name!r}: see docs/policy.md", rule.id))
-        elif name not in NUMBERS:
+        if not is_name(name):
+            problems.append(Problem(f"{path}.shows", "unknown_name", f"{name!r}: {near(name)}", rule.id))
+        elif not is_number(name):
             detail = f"{name!r} is not a number: a reason shows numbers"
             problems.append(Problem(f"{path}.shows", "wrong_type", detail, rule.id))
     known = {"value", "limit", *rule.shows}

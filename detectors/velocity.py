@@ -47,11 +47,23 @@ VELOCITY_FEATURES: Final = tuple(
 )
 WIDTH: Final = len(VELOCITY_FEATURES)
 
+_PLACE: Final = {name: place for place, name in enumerate(VELOCITY_FEATURES)}
+
 RECORD: Final = np.dtype(
     [("time", "<i8"), ("event", "<u8"), ("devices", "<u8"), ("ips", "<u8"), ("peers", "<u8"), ("points", "<i8")]
 )
 """One event in the log of one entity, 48 bytes: time in ms, hash of the event, hashes of up to three others
 (0 = none; a device's or address's log has the account in the first), points moved."""
+
+
+def is_velocity(name: str) -> bool:
+    """Tell whether velocity gives a value of this name."""
+    return name in _PLACE
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Give velocity names in their one canonical order."""
+    return tuple(sorted(names, key=_PLACE.__getitem__))
 
 
 class Observed(NamedTuple):

@@ -6,6 +6,7 @@ Their rows are written by `streams`; only their shape is kept here, so that one 
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -57,6 +58,13 @@ decision = Table(
     Column("offset", BigInteger, nullable=False),
     UniqueConstraint("source", "event_id"),
     CheckConstraint("outcome IN ('approve', 'hold', 'reject', 'expired', 'noted')", name="outcome"),
+)
+
+feature_layout = Table(
+    "feature_layout",
+    metadata,
+    Column("version", Text, primary_key=True),
+    Column("names", ARRAY(Text), nullable=False),
 )
 
 partition_progress = Table(
@@ -190,4 +198,40 @@ model_snapshot = Table(
     Column("arrays", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     moment("created_at"),
+)
+
+model_verdict = Table(
+    "model_verdict",
+    metadata,
+    Column("verdict_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("checks", JSON, nullable=False),
+    moment("at", now=True),
+    CheckConstraint("kind IN ('promoted', 'refused', 'rolled_back')", name="kind"),
+    CheckConstraint("length(btrim(actor)) BETWEEN 1 AND 128", name="actor"),
+    CheckConstraint("length(btrim(reason)) BETWEEN 1 AND 2000", name="reason"),
+)
+
+model_checkpoint = Table(
+    "model_checkpoint",
+    metadata,
+    Column("last_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("manifest", JSON, nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    moment("created_at", now=True),
+)
+
+account_norm = Table(
+    "account_norm",
+    metadata,
+    Column("program", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("program", "account"),
+    postgresql_with={"fillfactor": 80},
 )

@@ -20,7 +20,7 @@ from detectors.decision import CompiledPolicy
 from detectors.policy import PolicyRefused
 from ledger.programs import Program, load_programs
 from streams.intake import Circumstances
-from streams.model_store import load_latest
+from streams.model_store import load_champion
 from streams.posting import Judge
 
 LOOK_SECONDS = 2.0
@@ -48,7 +48,7 @@ class Catalog:
             if row is None:
                 raise NoPolicy("no policy is active: run `pointguard migrate`")
             self._active = row.version
-            self.judge = Judge(load_policy(row.document), load_latest(conn, model_key, None))
+            self.judge = Judge(load_policy(row.document), load_champion(conn, model_key, None))
             self.programs: dict[str, Program] = {}
             self.circumstances = Circumstances({})
             self._read_programs(conn)
@@ -81,7 +81,7 @@ class Catalog:
             self._read_programs(conn)
             policy = self._newer_policy(conn)
             current = self.judge.snapshot.version if self.judge.snapshot else None
-            snapshot = load_latest(conn, self._model_key, current)
+            snapshot = load_champion(conn, self._model_key, current)
             if policy is not None or snapshot is not None:
                 self.judge = Judge(policy or self.judge.policy, snapshot or self.judge.snapshot)
                 self._show()

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from detectors.decision import CompiledPolicy, Decision, Reason, fields_of, redecide, was_cold
 from detectors.event import Event
-from detectors.features import FEATURES_VERSION, Floats
+from detectors.layout import Floats, Layout
 from detectors.models_snapshot import Snapshot
 from detectors.rules import EventFields
 from ledger.arrays import bigints, booleans, byteas, doubles, integers, run, texts, timestamps
@@ -102,10 +102,11 @@ def stored_event(event: Event) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Under what a batch was decided: the versions of policy and model, and when."""
+    """Under what a batch was decided: the versions of policy, model and features, and when."""
 
     policy_version: int
     model_version: int | None
+    features_version: str
     at: datetime
 
 
@@ -118,7 +119,7 @@ def insert(conn: Connection, log: Log, rows: Sequence[Decided], made: Made) -> l
         conn,
         _INSERT,
         {
-            "features_version": FEATURES_VERSION,
+            "features_version": made.features_version,
             "policy_version": made.policy_version,
             "model_version": made.model_version,
             "decided": made.at,
@@ -128,7 +129,7 @@ def insert(conn: Connection, log: Log, rows: Sequence[Decided], made: Made) -> l
             **{name: pack(columns[name]) for name, pack in _LAYOUT.items()},
         },
     )
-    features = [None if packed is None else FEATURES_VERSION for packed in columns["features"]]
+    features = [None if packed is None else made.features_version for packed in columns["features"]]
     covered = {
         **columns,
         "points": [points or None for points in columns["points"]],
@@ -176,10 +177,18 @@ def stored_fields(event: bytes | str, device: bytes | None, ip: bytes | None) ->
 
 
 def decide_again(
-    fields: EventFields, features: bytes, reasons: bytes | str, policy: CompiledPolicy, models: Snapshot | None
+    fields: EventFields,
+    features: bytes,
+    stored: Layout,
+    reasons: bytes | str,
+    policy: CompiledPolicy,
+    models: Snapshot | None,
 ) -> Decision:
-    """The decision that `policy` and `models` make of a stored row; with those it was made under, the same again."""
-    return redecide(fields, features, policy, models, cold=was_cold(_decode_reasons(reasons)))
+    """The decision that `policy` and `models` make of a stored row; with those it was made under, the same again.
+
+    `stored` is the layout that the row names.
+    """
+    return redecide(fields, features, stored, policy, models, cold=was_cold(_decode_reasons(reasons)))
 
 
 def micros(at: datetime) -> int:

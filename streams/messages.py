@@ -39,7 +39,8 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
     `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
-    source_quarantined, hold_escalated (it was due, and waits for a person) or ledger_differs (verify found it).
+    source_quarantined, hold_escalated (it was due, and waits for a person), ledger_differs (verify found it),
+    model_drift (`field` is what moved, `score` by how much) or model_refused (`error` is why).
     """
 
     alert: str

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from detectors.entity import Keys
-from detectors.features import Floats
+from detectors.layout import Floats, Layout, by_name
 from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observations, Observed, history, observations
 from streams.errors import dependency_down, described
 from streams.records import Incoming
@@ -30,6 +30,8 @@ _REBUILD_LOCK = 0x7665_6C6F
 CHUNK_ROWS = 20_000
 RECENT_BATCHES = 128
 """Batches a worker can put back: at least as many as it may have in flight while a rebuild goes on."""
+
+_ALL = Layout(VELOCITY_FEATURES)
 
 log = structlog.get_logger()
 
@@ -61,9 +63,11 @@ class Observer:
         self._recent: deque[Observations] = deque(maxlen=RECENT_BATCHES)
         self._looked = asyncio.Event()
 
-    async def observe(self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
-        """Velocity float64[n, …] beside `records` (zeros for refused ones), and whether the store is cold."""
-        values = np.zeros((len(records), len(VELOCITY_FEATURES)))
+    async def observe(
+        self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]], layout: Layout
+    ) -> tuple[Floats, bool]:
+        """The layout's velocity beside `records` (zeros for refused ones), and whether the store is cold."""
+        values = np.zeros((len(records), len(layout.velocity)))
         seen = [i for i, record in enumerate(records) if record.invalid is None and record.event is not None]
         if not seen:
             return values, False
@@ -74,7 +78,7 @@ class Observer:
         if velocity.cold and await self._token_is_new():
             # Another worker has made the store warm since this one last looked. The same batch adds nothing.
             velocity = await self._store.observe(batch)
-        values[np.array(seen, dtype=np.intp)] = velocity.values
+        values[np.array(seen, dtype=np.intp)] = by_name(velocity.values, _ALL, layout.velocity)
         return values, velocity.cold
 
     async def keep_warm(self, seconds: float = 1.0) -> None:

@@ -34,8 +34,7 @@ from alerts.metrics import (
 )
 from detectors.entity import Keys
 from detectors.event import points_of
-from detectors.features import Floats
-from detectors.velocity import VELOCITY_FEATURES
+from detectors.layout import Floats
 from ledger.chain_cover import Cover
 from streams import decisions, effects, endings, inbox, outbox, quarantine
 from streams.catalog import Catalog
@@ -44,6 +43,7 @@ from streams.effects import CONFLICT, Outgoing
 from streams.endings import Ending
 from streams.errors import dependency_down, described
 from streams.intake import UNKNOWN_PROGRAM, read, times, unreadable
+from streams.layouts import LayoutBook
 from streams.observing import Observer
 from streams.posting import Arrival, Arrivals, Judge, Poster, is_past_deadline
 from streams.quarantine import SourceHealth
@@ -75,13 +75,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch that is decoded and observed. `moments` and the rows of `velocity` stand beside `records`."""
+    """A batch that is decoded and observed. `moments` and the rows of `velocity` stand beside `records`.
+
+    `judge` decides it, whatever the catalogue has at its commit: velocity was observed for that policy's layout.
+    """
 
     spans: tuple[Span, ...]
     records: tuple[Incoming, ...]
     moments: tuple[tuple[int, int], ...]
     velocity: Floats
     cold: bool
+    judge: Judge
 
     def singles(self) -> Iterator[Prepared]:
         """The same batch, one record each; together the pieces cover exactly the same offsets."""
@@ -95,10 +99,16 @@ class Prepared:
             for position, i in enumerate(inside):
                 last = span.last_offset if position == len(inside) - 1 else self.records[i].offset
                 piece = replace(span, covers_from=covers_from, last_offset=last)
-                yield Prepared((piece,), (self.records[i],), (self.moments[i],), self.velocity[i : i + 1], self.cold)
+                yield replace(
+                    self,
+                    spans=(piece,),
+                    records=(self.records[i],),
+                    moments=(self.moments[i],),
+                    velocity=self.velocity[i : i + 1],
+                )
                 covers_from = last + 1
             if not inside:
-                yield Prepared((span,), (), (), self.velocity[:0], self.cold)
+                yield replace(self, spans=(span,), records=(), moments=(), velocity=self.velocity[:0])
 
 
 @dataclass(frozen=True)
@@ -118,9 +128,16 @@ class Pipeline:
         self._parts = parts
         self._topic = parts.log.topic
         self._health = SourceHealth()
+        self._layouts = LayoutBook()
 
     async def prepare(self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]) -> Prepared:
         """Decode what is not committed yet and observe it; raises VelocityUnavailable while the store is away."""
+        judge = self._parts.catalog.judge  # read once: the catalog swaps it from another thread
+        return await self._prepare(records, spans, committed, judge)
+
+    async def _prepare(
+        self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int], judge: Judge
+    ) -> Prepared:
         started = time.perf_counter()
         fresh = [record for record in records if record.offset > committed.get(record.partition, -1)]
         incoming = await self._read(fresh)
@@ -132,44 +149,49 @@ class Pipeline:
             for record in incoming
         )
         decoded = time.perf_counter()
-        velocity, cold = await self._observe(incoming, moments)
+        velocity, cold = await self._observe(incoming, moments, judge)
         self._stage("decode", decoded - started)
         self._stage("velocity", time.perf_counter() - decoded)
         if any(record.invalid is None for record in incoming):  # else the store was not asked
             self._parts.metrics.gauge(VELOCITY_COLD).set(cold)
-        return Prepared(tuple(spans), tuple(incoming), moments, velocity, cold)
+        return Prepared(tuple(spans), tuple(incoming), moments, velocity, cold, judge)
 
     async def prepare_apart(
         self, records: Sequence[Any], spans: Sequence[Span], committed: Mapping[int, int]
     ) -> Prepared:
         """As `prepare`, but each record alone: one that cannot be prepared is refused and stops nobody else."""
-        pieces = [await self._prepare_or_refuse(record, committed) for record in records]
+        judge = self._parts.catalog.judge
+        pieces = [await self._prepare_or_refuse(record, committed, judge) for record in records]
         return Prepared(
             tuple(spans),
             tuple(record for piece in pieces for record in piece.records),
             tuple(moment for piece in pieces for moment in piece.moments),
             np.concatenate([piece.velocity for piece in pieces]),
             any(piece.cold for piece in pieces),
+            judge,
         )
 
-    async def _prepare_or_refuse(self, record: Any, committed: Mapping[int, int]) -> Prepared:
+    async def _prepare_or_refuse(self, record: Any, committed: Mapping[int, int], judge: Judge) -> Prepared:
         try:
-            return await self.prepare([record], (), committed)
+            return await self._prepare([record], (), committed, judge)
         except Exception as error:  # whatever it is, this record causes it: kept, never lost
             if dependency_down(error) is not None:
                 raise
             refused = unreadable(record, PROCESSING_FAILED, described(error))
-            return Prepared((), (refused,), ((0, 0),), np.zeros((1, len(VELOCITY_FEATURES))), cold=False)
+            velocity = np.zeros((1, len(judge.policy.layout.velocity)))
+            return Prepared((), (refused,), ((0, 0),), velocity, cold=False, judge=judge)
 
-    async def _observe(self, incoming: Sequence[Incoming], moments: Sequence[tuple[int, int]]) -> tuple[Floats, bool]:
+    async def _observe(
+        self, incoming: Sequence[Incoming], moments: Sequence[tuple[int, int]], judge: Judge
+    ) -> tuple[Floats, bool]:
         """Velocity of the batch; without the store only for requests that are too late anyway, which move nothing."""
         try:
-            return await self._parts.observer.observe(incoming, moments)
+            return await self._parts.observer.observe(incoming, moments, judge.policy.layout)
         except VelocityUnavailableError:
             events = [record.event for record in incoming if record.invalid is None and record.event is not None]
             if not all(is_past_deadline(event, time.time() * 1000) for event in events):
                 raise
-            return np.zeros((len(incoming), len(VELOCITY_FEATURES))), True
+            return np.zeros((len(incoming), len(judge.policy.layout.velocity))), True
 
     async def _read(self, records: Sequence[Any]) -> list[Incoming]:
         circumstances = self._parts.catalog.circumstances
@@ -245,10 +267,9 @@ class Pipeline:
             prepared.velocity[np.array(accepted, dtype=np.intp)],
             prepared.cold,
         )
-        judge = self._parts.catalog.judge  # read once: the catalog swaps it from another thread
-        judged = self._parts.poster.post(conn, arrivals, judge, self._parts.catalog.programs, cover)
+        judged = self._parts.poster.post(conn, arrivals, prepared.judge, self._parts.catalog.programs, cover)
         decided = judged.decided
-        rows = self._store(conn, decided, judge, now)
+        rows = self._store(conn, decided, prepared.judge, now)
         cover.add_decisions((row.decision_id for row in decided), rows)
         return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings))
 
@@ -257,7 +278,9 @@ class Pipeline:
     ) -> list[tuple[Any, ...]]:
         policy = judge.policy.policy
         version = judge.snapshot.version if judge.snapshot else None
-        rows = decisions.insert(conn, self._parts.log, decided, Made(policy.version, version, now))
+        layout = judge.policy.layout
+        self._layouts.keep(conn, layout)
+        rows = decisions.insert(conn, self._parts.log, decided, Made(policy.version, version, layout.version, now))
         effects.expect_labels(conn, decided, policy.training, self._parts.keys)
         return rows
 

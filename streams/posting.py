@@ -20,7 +20,8 @@ from sqlalchemy import Connection
 from detectors.decision import CompiledPolicy, Decision, Reason, decide, fields_of
 from detectors.entity import Keys
 from detectors.event import Event, Reverse, Transfer, milliseconds, points_of
-from detectors.features import AccountTimes, Floats, account_times, assemble, moments
+from detectors.features import AccountTimes, account_times, assemble, moments
+from detectors.layout import Floats
 from detectors.models_snapshot import Snapshot
 from detectors.rules import EventFields
 from ledger.batch import Facts, lock_batch, post_batch
@@ -61,7 +62,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What is to be decided together: events in order, their velocity float64[n, …] and whether velocity was cold."""
+    """What is decided together: events in order, their velocity in the judge's layout, and whether it is cold."""
 
     events: tuple[Arrival, ...]
     velocity: Floats
@@ -104,6 +105,7 @@ class Poster:
         )
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
         features = assemble(
+            judge.policy.layout,
             arrivals.velocity[np.array(moving, dtype=np.intp)],
             moments(
                 [events[i].event for i in moving],

@@ -23,7 +23,9 @@ from streams import trainer
 from streams.anchoring import Anchoring
 from streams.effects import Outgoing
 from streams.errors import dependency_down
+from streams.publishing import PublishParams
 from streams.relay import Relay, RelayParams
+from streams.trainer import TrainerParams
 from streams.watchdog import Limits, Pulse, Watchdog
 
 log = structlog.get_logger()
@@ -118,7 +120,8 @@ def run_trainer(settings: Settings) -> None:
     logs.configure(settings, "trainer")
     metrics = Metrics()
     serve_metrics(settings, metrics)
-    trainer.run(engine_of(settings, "trainer"), settings.secret(), metrics)
+    params = TrainerParams(publish=PublishParams(alerts_topic=settings.alerts_topic))
+    trainer.run(engine_of(settings, "trainer"), settings.secret(), metrics, params)
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:

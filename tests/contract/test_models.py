@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.anomaly import LODA, HalfSpaceTrees
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import CHANCE, INPUT_NAMES, MODELS, WIDE, Learned, Scorer, squash
 from detectors.models_hst import compile_hst
 from detectors.models_learned import BUILD, ModelParams, SupervisedShape, build

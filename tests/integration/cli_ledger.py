@@ -14,11 +14,11 @@ from config.policy import default_policy_text, load_policy
 from config.settings import Settings
 from detectors.entity import Keys
 from detectors.event import Event, Invalid, decode, milliseconds
-from detectors.velocity import VELOCITY_FEATURES
 from ledger.chain_cover import Cover
 from ledger.ids import IdBlocks
 from ledger.programs import create_program, load_programs
 from streams import decisions, inbox
+from streams.layouts import LayoutBook
 from streams.posting import Arrival, Arrivals, Judge, Poster
 from streams.records import DeadLetter, Incoming, Log, Span
 from streams.sealing import seal
@@ -45,14 +45,16 @@ class Desk:
         """Decide events in one transaction, with no velocity; the outcomes by event id."""
         records = [self._record(event) for event in events]
         arrivals = tuple(Arrival(one, _event(one), one.observed_ms, one.observed_ms) for one in records)
-        velocity = np.zeros((len(arrivals), len(VELOCITY_FEATURES)))
+        layout = self.judge.policy.layout
+        velocity = np.zeros((len(arrivals), len(layout.velocity)))
         with self.engine.begin() as conn:
             inbox.admit(conn, LOG, records, self.keys.payload_hash)
             poster = Poster(self.keys, self.ids)
             programs, noted = load_programs(conn), Cover()
             rows = poster.post(conn, Arrivals(arrivals, velocity, cold=False), self.judge, programs, noted).decided
             now = datetime.now(UTC)
-            made = decisions.Made(self.judge.policy.policy.version, None, now)
+            made = decisions.Made(self.judge.policy.policy.version, None, layout.version, now)
+            LayoutBook().keep(conn, layout)
             noted.add_decisions([row.decision_id for row in rows], decisions.insert(conn, LOG, rows, made))
             spans = [Span(0, records[0].offset, records[-1].offset, 1)]
             seal(conn, LOG, spans, noted, (), now)

@@ -30,44 +30,51 @@ LIVE, SIMULATION = "shop", "lab"
 NOW_MS = 1_772_330_400_000
 """The records' time unless a test says otherwise: 2026-03-01T02:00:00Z, which is the `occurred_at` of `event`, too."""
 
-POLICY = """
+WATCHED = VELOCITY_FEATURES
+"""The velocity names that the policy demands, by a rule on trial that never fires."""
+POLICY = f"""
 version: 1
 base: -3.0
-thresholds: {hold: 0.5, reject: 0.999}
+thresholds: {{hold: 0.5, reject: 0.999}}
 rules:
   - id: large
     expression: event.points >= limit
     limit: 1000
     weight: 4.0
     shows: [event.points]
-    reason: {en: "{value} points (limit {limit})", zh: "{value} 积分（上限 {limit}）"}
+    reason: {{en: "{{value}} points (limit {{limit}})", zh: "{{value}} 积分（上限 {{limit}}）"}}
   - id: fresh_account
     expression: account.seconds_since_signup <= limit
     limit: 60
     weight: 1.25
     shows: [account.seconds_since_signup]
-    reason: {en: "{value|duration} after sign-up", zh: "注册后 {value|duration}"}
+    reason: {{en: "{{value|duration}} after sign-up", zh: "注册后 {{value|duration}}"}}
   - id: busy_device
     expression: velocity.device.accounts_7d >= limit
     limit: 3
     weight: 3.5
     shows: [velocity.device.accounts_7d]
-    reason: {en: "{value} accounts on the device", zh: "设备上有 {value} 个账户"}
+    reason: {{en: "{{value}} accounts on the device", zh: "设备上有 {{value}} 个账户"}}
   - id: forbidden
     expression: event.points >= 100000
     outcome: reject
-    reason: {en: "more than anybody may move", zh: "超出任何人的限额"}
+    reason: {{en: "more than anybody may move", zh: "超出任何人的限额"}}
+  - id: watches_everything
+    mode: shadow
+    expression: "{" + ".join(WATCHED)} > 1e18"
+    weight: 1.0
+    reason: {{en: "never", zh: "从不"}}
 models:
-  hst: {cap: 0.8, above: 0.5}
-  loda: {cap: 0.8, above: 0.5}
+  hst: {{cap: 0.8, above: 0.5}}
+  loda: {{cap: 0.8, above: 0.5}}
 cold_limit_points: 500
 max_points: 1000000
 holds:
-  earn: {due_seconds: 600, on_timeout: post}
-  redeem: {due_seconds: 600, on_timeout: void}
-  transfer: {due_seconds: 600, on_timeout: void}
-  adjust: {due_seconds: 600, on_timeout: escalate}
-training: {maturity_seconds: 0, share: 1.0}
+  earn: {{due_seconds: 600, on_timeout: post}}
+  redeem: {{due_seconds: 600, on_timeout: void}}
+  transfer: {{due_seconds: 600, on_timeout: void}}
+  adjust: {{due_seconds: 600, on_timeout: escalate}}
+training: {{maturity_seconds: 0, share: 1.0}}
 """
 
 _INSTALL = text("INSERT INTO policy (version, document, active, activated_at) VALUES (1, :document, true, now())")
@@ -244,5 +251,5 @@ def open_desk(
 
 def velocity_of(prepared: Prepared, name: str) -> list[float]:
     """One velocity feature of every record of a batch."""
-    column = VELOCITY_FEATURES.index(f"velocity.{name}")
+    column = prepared.judge.policy.layout.velocity.index(f"velocity.{name}")
     return [float(value) for value in prepared.velocity[:, column]]

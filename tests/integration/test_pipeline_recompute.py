@@ -9,13 +9,16 @@ from sqlalchemy import text
 
 from config.policy import load_policy
 from detectors.decision import Reason
+from detectors.layout import Layout
+from detectors.models import INPUT_NAMES
 from detectors.models_learner import Learner
 from detectors.models_snapshot import seal
 from streams import model_store
 from streams.decisions import decide_again, stored_fields
 from streams.keys import model_key
+from streams.layouts import LayoutBook
 from streams.posting import Poster
-from tests.integration.pipeline_desk import POLICY, SIMULATION, Desk, event
+from tests.integration.pipeline_desk import POLICY, SIMULATION, WATCHED, Desk, event
 from tests.unit import model_rows
 
 _ROWS = """
@@ -78,11 +81,13 @@ def check_all(desk: Desk) -> dict[str, Any]:
     with desk.engine.connect() as conn:
         versions = {row.model_version for row in rows}
         models = {v: None if v is None else model_store.load(conn, key, v) for v in versions}
+        book = LayoutBook()
+        layouts = {version: book.layout(conn, version) for version in {row.features_version for row in rows}}
     for row in rows:
         fields = stored_fields(row.event_text, row.device, row.ip)
-        again = decide_again(
-            fields, bytes(row.features), row.reasons_text, policies[row.policy_version], models[row.model_version]
-        )
+        policy, model = policies[row.policy_version], models[row.model_version]
+        layout = layouts[row.features_version]
+        again = decide_again(fields, bytes(row.features), layout, row.reasons_text, policy, model)
         stored = (row.score, row.suspicious, row.policy_version, row.model_version)
         assert (again.score, again.suspicious, again.policy_version, again.model_version) == stored, row.event_id
         decided = [reason for reason in row.reasons if reason["kind"] != "ledger"]  # those the ledger added apart
@@ -133,6 +138,46 @@ def test_decisions_of_two_policies(desk: Desk) -> None:
     rows = check_all(desk)
     assert (rows["e3-a"].policy_version, rows["e3-a"].outcome) == (1, "approve")
     assert (rows["e3-b"].policy_version, rows["e3-b"].outcome) == (2, "hold")
+
+
+def test_decisions_of_policies_with_other_features(desk: Desk) -> None:
+    """Each layout is written once, with the first batch that uses it; rows of all of them recompute, by name."""
+    desk.send(*mixed("a"))
+    narrow = POLICY.replace("version: 1", "version: 2").replace(" + ".join(WATCHED), "velocity.ip.sum_1m")
+    activate(desk, 2, narrow)
+    desk.stages.catalog.refresh()
+    desk.send(*mixed("b"))
+    desk.send(*mixed("c"))
+    rows = check_all(desk)
+    layouts = {row.version: row.names for row in desk.rows("SELECT * FROM feature_layout")}
+    used = [rows[f"e1-{tag}"].features_version for tag in "abc"]
+    assert used[0] != used[1] == used[2]
+    assert "velocity.ip.count_1h" in layouts[used[0]]
+    assert "velocity.ip.sum_1m" in layouts[used[1]]
+    assert len(rows["e1-b"].features) == 8 * len(layouts[used[1]]) < len(rows["e1-a"].features)
+    wider, row = load_policy(POLICY), rows["e4-c"]
+    stored = Layout(tuple(layouts[used[1]]))
+    fields = stored_fields(row.event_text, row.device, row.ip)
+    again = decide_again(fields, bytes(row.features), stored, row.reasons_text, wider, None)
+    assert (again.score, again.policy_version) == (row.score, 1)
+
+
+def test_what_was_stored_before_layouts_had_names_can_be_read(desk: Desk) -> None:
+    """The features that every decision had until then have their names under the version those rows carry."""
+    with desk.engine.connect() as conn:
+        first = LayoutBook().layout(conn, "34c4f2895e69e597")
+    assert (first.version, first.width, len(first.velocity)) == ("34c4f2895e69e597", 50, 44)
+    assert set(INPUT_NAMES) < set(first.names)
+
+
+def test_a_batch_is_decided_by_the_policy_it_was_observed_for(desk: Desk) -> None:
+    """The catalogue may swap the policy between observation and commit: the values at hand are of the old layout."""
+    prepared = desk.prepare(desk.part.records(event(id="e-1", points=5_000)))
+    activate(desk, 2, POLICY.replace("version: 1", "version: 2").replace(" + ".join(WATCHED), "velocity.ip.sum_1m"))
+    desk.stages.catalog.refresh()
+    desk.stages.pipeline.commit(prepared)
+    desk.send(event(id="e-2", points=5_000))
+    assert {name: row.policy_version for name, row in check_all(desk).items()} == {"e-1": 1, "e-2": 2}
 
 
 def test_decisions_on_cold_velocity(desk: Desk) -> None:

@@ -10,10 +10,9 @@ from aiokafka import ConsumerRecord
 from sqlalchemy import create_engine, text
 
 from alerts.metrics import VELOCITY_COLD
-from detectors.velocity import VELOCITY_FEATURES
 from streams.observing import Observer, epoch_token
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
-from tests.integration.pipeline_desk import NOW_MS, SIMULATION, Desk, event, velocity_of
+from tests.integration.pipeline_desk import NOW_MS, SIMULATION, WATCHED, Desk, event, velocity_of
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -59,10 +58,10 @@ def test_a_flushed_store_is_rebuilt_to_the_same_values(desk: Desk, redis_url: st
     flush(redis_url)
     assert desk.run(desk.stages.observer.warm_up()) == len(history())
     after = probe(desk)
-    differing = [VELOCITY_FEATURES[column] for column in np.flatnonzero((before != after).any(axis=0))]
+    differing = [WATCHED[column] for column in np.flatnonzero((before != after).any(axis=0))]
     assert differing == []
-    nonzero = {name.split("_")[0] for name, column in zip(VELOCITY_FEATURES, after.T, strict=True) if column.any()}
-    assert nonzero == {name.split("_")[0] for name in VELOCITY_FEATURES}
+    nonzero = {name.split("_")[0] for name, column in zip(WATCHED, after.T, strict=True) if column.any()}
+    assert nonzero == {name.split("_")[0] for name in WATCHED}
 
 
 def test_a_live_programme_is_rebuilt_by_the_databases_clock(desk: Desk, redis_url: str) -> None:
@@ -92,7 +91,7 @@ def test_the_rebuild_takes_as_many_rounds_as_it_needs(
     desk.send(event(id="since", account="m0", device="d0", ip="10.0.0.0", program=SIMULATION))
     monkeypatch.setattr("streams.observing.CHUNK_ROWS", 5)
     assert desk.run(desk.stages.observer.warm_up()) == len(history()) + 1
-    counts = probe(desk)[:, VELOCITY_FEATURES.index("velocity.account.count_24h")]
+    counts = probe(desk)[:, WATCHED.index("velocity.account.count_24h")]
     seen = desk.rows("""
         SELECT count(*) + (SELECT count(*) FROM decision t WHERE t.type = 'transfer' AND t.event ->> 'to' = d.account)
             AS events FROM decision d GROUP BY account ORDER BY account""")
@@ -240,8 +239,7 @@ def test_a_batch_in_flight_survives_a_rebuild(desk: Desk, redis_url: str) -> Non
     desk.run(desk.stages.observer.warm_up())
     desk.stages.pipeline.commit(first)
     after = desk.prepare(desk.part.records(event(id="i-9", account="b", device="one")))
-    column = VELOCITY_FEATURES.index("velocity.device.accounts_7d")
-    assert (after.velocity[0, column], after.cold) == (5.0, False)
+    assert (velocity_of(after, "device.accounts_7d"), after.cold) == ([5.0], False)
 
 
 def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk: Desk, redis_url: str) -> None:
@@ -254,8 +252,7 @@ def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk
     assert desk.run(desk.stages.observer.warm_up()) == 0
     desk.stages.pipeline.commit(first)
     after = desk.prepare(desk.part.records(event(id="i-9", account="b", device="one")))
-    column = VELOCITY_FEATURES.index("velocity.device.accounts_7d")
-    assert (after.velocity[0, column], after.cold) == (5.0, False)
+    assert (velocity_of(after, "device.accounts_7d"), after.cold) == ([5.0], False)
 
 
 def test_looking_after_the_store_survives_a_database_that_is_away(desk: Desk) -> None:
@@ -276,7 +273,7 @@ def test_a_worker_that_starts_beside_a_warm_store_holds_nothing(desk: Desk, redi
     """Its first batch finds the token that another worker has set since it last looked: nothing is cold."""
     store = RedisVelocityStore.connect(redis_url, None)
     late = Observer(store, desk.engine, desk.keys)
-    records = desk.prepare(desk.part.records(event(id="w-1", device="one"))).records
-    _, cold = desk.run(late.observe(records, [(NOW_MS, NOW_MS)]))
+    prepared = desk.prepare(desk.part.records(event(id="w-1", device="one")))
+    _, cold = desk.run(late.observe(prepared.records, [(NOW_MS, NOW_MS)], prepared.judge.policy.layout))
     desk.run(store.close())
     assert not cold

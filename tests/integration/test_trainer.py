@@ -11,21 +11,26 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
 from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, Metrics
-from detectors.features import FEATURES_VERSION, WIDTH, pack
-from detectors.models_learner import LearnerParams
+from detectors.features import pack
+from detectors.layout import Layout, by_name, layout_of
+from detectors.models import INPUT_NAMES
+from detectors.models_learner import LabelRow, Learner
 from detectors.models_snapshot import SnapshotRefused, seal
 from streams import model_store
 from streams.labels import sequence
+from streams.layouts import LayoutBook
 from streams.trainer import StateDiffers, Trainer, TrainerParams, work
+from tests.unit.model_rows import SMALL, unbounded
 
 KEY = b"k" * 32
 PARAMS = TrainerParams(
-    learner=LearnerParams(trees=4, height=4, window_rows=40, cuts=8, grace_rows=100, influence_max=10_000),
+    learner=unbounded(grace_rows=100),
     chunk_rows=60,
     publish_rows=150,
     publish_seconds=30.0,
     idle_seconds=0.01,
 )
+LAYOUT = layout_of(INPUT_NAMES)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 _PROGRAM = text("""
@@ -48,14 +53,15 @@ def engine(database: str) -> Iterator[Engine]:
     with engine.begin() as conn:
         conn.execute(_PROGRAM, {"name": "live", "mode": "live", "clock": None, "start": START})
         conn.execute(_PROGRAM, {"name": "sim", "mode": "simulation", "clock": START, "start": START})
+        LayoutBook().keep(conn, LAYOUT)
     yield engine
     engine.dispose()
 
 
 def expect(conn: Connection, number: int, due: datetime, program: str = "live", **changes: Any) -> None:
     """A decision with made-up features (the same for the same number), and its label to come."""
-    features = np.abs(np.random.default_rng(number).normal(0, 1, WIDTH))
-    row = {"id": number, "program": program, "account": f"a{number}", "at": START, "version": FEATURES_VERSION}
+    features = np.abs(np.random.default_rng(number).normal(0, 1, LAYOUT.width))
+    row = {"id": number, "program": program, "account": f"a{number}", "at": START, "version": LAYOUT.version}
     conn.execute(_DECISION, {**row, "features": pack(features), **changes})
     conn.execute(_PENDING, {"id": number, "program": program, "label": 0, "origin": "matured", "due": due})
 
@@ -140,10 +146,10 @@ def test_the_trainer_publishes_what_workers_load(engine: Engine) -> None:
     trainer = Trainer(engine, KEY, metrics, PARAMS)
     drain(trainer)
     with engine.connect() as conn:
-        first = model_store.load_latest(conn, KEY, None)
+        first = model_store.load_champion(conn, KEY, None)
         assert first is not None
         assert (first.version, first.last_seq, first.ready) == (1, 180, True)
-        assert model_store.load_latest(conn, KEY, 1) is None
+        assert model_store.load_champion(conn, KEY, 1) is None
     trainer.step(29.0)
     assert _versions(engine) == [1]
     trainer.step(31.0)
@@ -212,7 +218,7 @@ def test_other_parameters_learn_anew(engine: Engine) -> None:
     """After a change of parameters the state is another by intent, and is published as a new version."""
     fill(engine, 1, 160)
     for seed in (1, 2):
-        params = replace(PARAMS, learner=replace(PARAMS.learner, seed=seed))
+        params = replace(PARAMS, learner=unbounded(models=replace(SMALL.models, seed=seed)))
         trainer = Trainer(engine, KEY, Metrics(), params)
         drain(trainer)
         trainer.step(1_000.0)
@@ -222,16 +228,35 @@ def test_other_parameters_learn_anew(engine: Engine) -> None:
 
 
 def test_rows_without_features_are_skipped(engine: Engine) -> None:
-    """A label of a decision of another features version, without features, or of fraud moves only the row's number."""
+    """A label of a decision without features, under a layout nobody knows or without the inputs, or of fraud."""
+    before = layout_of(INPUT_NAMES[1:])
     with engine.begin() as conn:
+        LayoutBook().keep(conn, before)
         expect(conn, 1, START, features=None, version=None)
         expect(conn, 2, START, version="older")
         expect(conn, 3, START)
         conn.execute(text("UPDATE label_pending SET label = 1, origin = 'review' WHERE decision_id = 3"))
         expect(conn, 4, START)
+        expect(conn, 5, START, features=pack(np.ones(before.width)), version=before.version)
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
-    assert (trainer._learner.seq, trainer._learner.learned) == (4, 1)
+    assert (trainer._learner.seq, trainer._learner.learned) == (5, 1)
+
+
+def test_rows_of_every_layout_teach_the_same(engine: Engine) -> None:
+    """The models read their inputs by name, wherever a layout has them."""
+    wide, direct = Layout(("lists.more", *reversed(LAYOUT.names))), Learner(PARAMS.learner)
+    with engine.begin() as conn:
+        LayoutBook().keep(conn, wide)
+        for number in range(1, 61):
+            row = np.abs(np.random.default_rng(number).normal(0, 1, LAYOUT.width))
+            inputs = by_name(row[None, :], LAYOUT, INPUT_NAMES)[0]
+            direct.learn(LabelRow(number, 0, "live", f"a{number}", None, inputs))
+            turned: dict[str, Any] = {"features": pack(np.append(7.0, row[::-1])), "version": wide.version}
+            expect(conn, number, START + timedelta(seconds=number), **(turned if number % 2 else {}))
+    trainer = Trainer(engine, KEY, Metrics(), PARAMS)
+    drain(trainer)
+    assert (direct.learned, trainer._learner.digest()) == (60, direct.digest())
 
 
 def test_the_process_works_until_told_to_stop(engine: Engine) -> None:
@@ -269,10 +294,10 @@ def test_a_bad_snapshot_is_passed_over(engine: Engine) -> None:
         damaged = seal(replace(good, version=9), KEY, {})
         model_store.publish(conn, replace(damaged, arrays=damaged.arrays[:-10]))
     with engine.connect() as conn:
-        loaded = model_store.load_latest(conn, KEY, None)
+        loaded = model_store.load_champion(conn, KEY, None)
         assert loaded is not None
         assert loaded.version == 7
-        assert model_store.load_latest(conn, KEY, 7) is None
+        assert model_store.load_champion(conn, KEY, 7) is None
         with pytest.raises(SnapshotRefused):
             model_store.load(conn, KEY, 9)
         assert model_store.load(conn, KEY, 99) is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.features import Floats
+from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, WIDE
 from detectors.models_influence import InfluenceShape
 from detectors.models_learned import ModelParams, SupervisedShape

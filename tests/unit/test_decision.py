@@ -25,7 +25,8 @@ from detectors.decision import (
     was_cold,
 )
 from detectors.event_types import Adjust, Earn, Login, Redeem
-from detectors.features import INDEX, WIDTH, Floats, pack
+from detectors.features import pack
+from detectors.layout import Floats, Layout, layout_of
 from detectors.models import CHANCE, MODELS, SHARES, added, contribution, evidence
 from detectors.models_calibration import Calibration
 from detectors.models_snapshot import Snapshot
@@ -65,19 +66,20 @@ def floor(outcome: str, expression: str = "event.points > 5.0") -> Rule:
     return Rule(id=outcome, expression=expression, outcome=outcome, reason=TEXT)  # type: ignore[arg-type]  # one of the two
 
 
-def row(**values: float) -> Floats:
+def row(layout: Layout, **values: float) -> Floats:
     """One row of features: ten points, zeros, and the named values (`a__b` for `a.b`)."""
-    matrix = np.zeros((1, WIDTH))
-    matrix[0, INDEX["event.points"]] = 10.0
+    matrix = np.zeros((1, layout.width))
+    matrix[0, layout.index["event.points"]] = 10.0
     for name, value in values.items():
-        matrix[0, INDEX[name.replace("__", ".")]] = value
+        matrix[0, layout.index[name.replace("__", ".")]] = value
     return matrix
 
 
 def verdict(of: Policy, event: EventFields = EARN, *, cold: bool = False) -> Decision:
     """What a policy decides of one event, without models."""
-    features = row(event__points=float(abs(event.points)))
-    return decide([event], features, compile_policy(of), None, cold=cold)[0]
+    compiled = compile_policy(of)
+    features = row(compiled.layout, event__points=float(abs(event.points)))
+    return decide([event], features, compiled, None, cold=cold)[0]
 
 
 @cache
@@ -234,7 +236,7 @@ def test_fields_of_events() -> None:
 def test_features_of_another_shape_are_a_mistake() -> None:
     """A matrix that does not fit the batch is refused before anything is decided."""
     with pytest.raises(ValueError, match="features of shape"):
-        decide([EARN, EARN], row(), compile_policy(policy()), None, cold=False)
+        decide([EARN, EARN], row(layout_of([])), compile_policy(policy()), None, cold=False)
 
 
 def test_what_models_may_learn_from() -> None:
@@ -277,7 +279,7 @@ def certain(models: Snapshot) -> Snapshot:
 def test_models_alone_never_reject_and_say_what_they_added() -> None:
     """The rarest event there can be gets all caps: with the default policy it is held, never rejected."""
     default = load_policy(default_policy_text())
-    features = row(account__seconds_since_signup=1e9)
+    features = row(default.layout, account__seconds_since_signup=1e9)
     decided = decide([EARN], features, default, certain(snapshot()), cold=False)[0]
     assert (decided.outcome, decided.model_version) == ("hold", 4)
     caps = default.policy.models
@@ -292,7 +294,7 @@ def test_without_labels_models_alone_do_not_hold() -> None:
     default = load_policy(default_policy_text())
     models = certain(snapshot())
     silent = replace(models, calibration=replace(models.calibration, edges=np.zeros(0), chances=np.zeros(0)))
-    quiet = row(account__seconds_since_signup=1e9)
+    quiet = row(default.layout, account__seconds_since_signup=1e9)
     assert decide([EARN], quiet, default, silent, cold=False)[0].outcome == "approve"
 
 
@@ -321,7 +323,7 @@ def test_a_model_in_its_grace_period_is_silent() -> None:
     """A snapshot that is not ready decides like none at all, but is named."""
     default = load_policy(default_policy_text())
     green = replace(snapshot(), ready=False)
-    features = row()
+    features = row(default.layout)
     decided = decide([EARN], features, default, green, cold=False)
     alone = decide([EARN], features, default, None, cold=False)
     assert decided == [msgspec.structs.replace(each, model_version=4) for each in alone]
@@ -329,11 +331,13 @@ def test_a_model_in_its_grace_period_is_silent() -> None:
 
 def test_rules_can_read_models() -> None:
     """`model.loda` is the share of the programme's events that score lower."""
-    reads = policy(Rule(id="reads", expression="model.loda >= 0.0", weight=4.0, reason=TEXT, shows=("model.loda",)))
-    decided = decide([EARN], row(), compile_policy(reads), snapshot(), cold=False)[0]
+    rule = Rule(id="reads", expression="model.loda >= 0.0", weight=4.0, reason=TEXT, shows=("model.loda",))
+    reads = compile_policy(policy(rule))
+    features = row(reads.layout)
+    decided = decide([EARN], features, reads, snapshot(), cold=False)[0]
     assert decided.code == "reads"
     assert decided.reasons[0].value is not None
-    assert decide([EARN], row(), compile_policy(reads), None, cold=False)[0].reasons == ()
+    assert decide([EARN], features, reads, None, cold=False)[0].reasons == ()
 
 
 # --- deciding again -------------------------------------------------------------------------------------------------
@@ -349,7 +353,6 @@ EVENTS = st.builds(
     has_ip=st.booleans(),
     store=st.sampled_from(["", "s-1"]),
 )
-FEATURES = st.lists(st.sampled_from([0.0, 1.0, 2.5, 6.0, 40.0, 1e6, math.nan]), min_size=WIDTH, max_size=WIDTH)
 
 
 @cache
@@ -358,6 +361,10 @@ def default_policy() -> CompiledPolicy:
     loaded = load_policy(default_policy_text()).policy
     asked = adds(0.7, "asked", 'event.store == "s-1" && event.points * 0.1 > velocity.device.count_1h')
     return compile_policy(msgspec.structs.replace(loaded, rules=(*loaded.rules, asked)))
+
+
+WIDTH = default_policy().layout.width
+FEATURES = st.lists(st.sampled_from([0.0, 1.0, 2.5, 6.0, 40.0, 1e6, math.nan]), min_size=WIDTH, max_size=WIDTH)
 
 
 @settings(max_examples=150, deadline=None)
@@ -375,8 +382,23 @@ def test_a_stored_decision_recomputes_exactly(
         reasons = msgspec.convert(msgspec.json.decode(msgspec.json.encode(decided.reasons)), tuple[Reason, ...])
         assert reasons == decided.reasons
         # An event that moves nothing is decided the same on cold and on warm velocity.
-        again = redecide(stored, pack(values), default_policy(), models, cold=was_cold(reasons))
+        default = default_policy()
+        again = redecide(stored, pack(values), default.layout, default, models, cold=was_cold(reasons))
         assert again == decided
+
+
+def test_a_decision_stored_under_another_layout_is_made_again_by_name() -> None:
+    """A wider row gives a narrower policy what it reads; what a row does not have is unknown, so its rule is silent."""
+    rule = Rule(id="busy", expression="velocity.ip.count_1m >= 2.0", weight=4.0, reason=TEXT)
+    reads, ignores = compile_policy(policy(rule)), compile_policy(policy(adds(1.0)))
+    wide, narrow = row(reads.layout, velocity__ip__count_1m=2.0)[0], row(ignores.layout)[0]
+    again = [
+        redecide(EARN, pack(features), stored, judge, snapshot(), cold=False).code
+        for features, stored, judge in (
+            (wide, reads.layout, reads), (wide, reads.layout, ignores), (narrow, ignores.layout, reads),
+        )
+    ]  # fmt: skip
+    assert again == ["busy", "adds", ""]
 
 
 def test_an_empty_batch() -> None:

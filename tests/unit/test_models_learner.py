@@ -165,7 +165,7 @@ def test_drift_is_noticed_once_and_named() -> None:
     """When an input moves for good the learner says which, and not again while nothing else changes."""
     calm = rows(600)
     learner = fold(calm, unbounded(drift=replace(SMALL.drift, threshold=20.0)))
-    assert learner.drifted == []
+    assert not learner.drifted
     for row in rows(400, seed=2, first=601):
         moved = None if row.inputs is None else row.inputs.copy()
         if moved is not None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from detectors.models import CHANCE, MODELS, SHARES, WIDE
 from detectors.models_calibration import Calibration, isotonic, quantiles
 from detectors.models_snapshot import (
+    PURPOSE,
     ArraysChanged,
     BadSignature,
     OtherVersion,
@@ -114,7 +115,7 @@ def test_another_version_is_refused(name: str) -> None:
     """A properly signed snapshot for other features or of another format is refused by name."""
     manifest = {**sealed().manifest, name: "other"}
     with pytest.raises(OtherVersion, match=name):
-        unseal(Sealed(manifest, sealed().arrays, _sign(manifest, KEY)), KEY)
+        unseal(Sealed(manifest, sealed().arrays, _sign(manifest, KEY, PURPOSE)), KEY)
 
 
 @pytest.mark.parametrize("arrays", [b"", b"PK\x03\x04 no zip", b"\x80\x04}."])
@@ -122,7 +123,7 @@ def test_signed_nonsense_is_refused(arrays: bytes) -> None:
     """Even a signed blob that is no npz, or a pickle, is refused and nothing of it executed."""
     manifest = {**sealed().manifest, "sha256": hashlib.sha256(arrays).hexdigest()}
     with pytest.raises(ArraysChanged, match="can't be read"):
-        unseal(Sealed(manifest, arrays, _sign(manifest, KEY)), KEY)
+        unseal(Sealed(manifest, arrays, _sign(manifest, KEY, PURPOSE)), KEY)
 
 
 def test_a_snapshot_that_is_not_ready_knows_no_shares() -> None:

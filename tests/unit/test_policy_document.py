@@ -14,7 +14,7 @@ from config.policy import (
     parse_policy,
     policy_schema_text,
 )
-from detectors.expression import NAMES
+from detectors.expression import EXAMPLES
 from detectors.policy import PolicyRefused
 
 DEFAULT = default_policy_text()
@@ -89,8 +89,8 @@ def test_the_guide_explains_every_name_and_field() -> None:
     """docs/policy.md mentions each name a rule may read and each field of the document."""
     guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
     velocity = re.compile(r"velocity\.(account|device|ip)\.([a-z]+)_(1m|1h|24h|7d)")
-    missing = [name for name in NAMES if f"`{name}`" not in guide and not velocity.fullmatch(name)]
-    aggregates = {f"`{match.group(1)}.{match.group(2)}`" for name in NAMES if (match := velocity.fullmatch(name))}
+    missing = [name for name in EXAMPLES if f"`{name}`" not in guide and not velocity.fullmatch(name)]
+    aggregates = {f"`{match.group(1)}.{match.group(2)}`" for name in EXAMPLES if (match := velocity.fullmatch(name))}
     fields = set(re.findall(r'"([a-z_]+)": \{\n +"(?:\$ref|type|anyOf|enum|minLength)', policy_schema_text()))
     missing += [name for name in aggregates if name not in guide]
     missing += [name for name in fields - {"items"} if f"`{name}`" not in guide]

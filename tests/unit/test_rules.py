@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.event_types import EVENT_TYPES
-from detectors.expression import COLUMN, FLAGS, NUMBERS, STRINGS, ExpressionRefused, flat, parse
-from detectors.features import Floats
+from detectors.expression import EXAMPLES, ExpressionRefused, flat, parse
+from detectors.layout import Floats
 from detectors.policy import TYPES, Rule, Text
 from detectors.rules import EventFields, RuleSet, compile_rules
 
@@ -30,11 +30,11 @@ def compiled(*rules: Rule) -> RuleSet:
     return rule_set
 
 
-def numbers(**values: float) -> Floats:
+def numbers(rules: RuleSet, **values: float) -> Floats:
     """One row of zeros but for the named values; `a__b` stands for `a.b`."""
-    row = np.zeros((1, len(NUMBERS)))
+    row = np.zeros((1, len(rules.columns)))
     for name, value in values.items():
-        row[0, COLUMN[name.replace("__", ".")]] = value
+        row[0, rules.columns[name.replace("__", ".")]] = value
     return row
 
 
@@ -98,7 +98,10 @@ def test_rules_know_all_types_of_the_contract() -> None:
 def test_limit_stands_for_its_value() -> None:
     """A rule and its reason share one limit."""
     rules = compiled(rule("event.points >= limit", limit=100))
-    assert [rules.evaluate([EARN], numbers(event__points=value))[0].rules for value in (99.0, 100.0)] == [(), (0,)]
+    assert [rules.evaluate([EARN], numbers(rules, event__points=value))[0].rules for value in (99.0, 100.0)] == [
+        (),
+        (0,),
+    ]
 
 
 def test_types_modes_and_order() -> None:
@@ -110,7 +113,7 @@ def test_types_modes_and_order() -> None:
         rule("true", id="switched_off", mode="off"),
         rule("event.points > 1.0", id="bound"),
     )
-    fired = rules.evaluate([EARN], numbers(event__points=2.0))[0]
+    fired = rules.evaluate([EARN], numbers(rules, event__points=2.0))[0]
     assert [rules.live[position].rule.id for position in fired.rules] == ["always", "asked", "bound"]
 
 
@@ -132,34 +135,36 @@ def test_types_modes_and_order() -> None:
 )
 def test_what_is_unknown_does_not_fire(expression: str, fires: bool) -> None:
     """An unknown number makes a comparison neither true nor false, and a rule without an answer does not fire."""
-    fired = compiled(rule(expression)).evaluate([EARN], numbers(account__age_seconds=math.nan, event__points=10.0))[0]
+    rules = compiled(rule(expression))
+    fired = rules.evaluate([EARN], numbers(rules, account__age_seconds=math.nan, event__points=10.0))[0]
     assert (fired.rules == (0,), fired.errors) == (fires, ())
 
 
 def test_a_rule_that_fails_is_reported() -> None:
     """An expression that passed the probes and still fails on an event is named; the others go on."""
     rules = compiled(rule("10 / (int(event.points) - 7) > 0", id="fails"), rule("true", id="works"))
-    fired = rules.evaluate([EARN], numbers(event__points=7.0))[0]
+    fired = rules.evaluate([EARN], numbers(rules, event__points=7.0))[0]
     assert (fired.rules, fired.errors) == ((1,), ("fails",))
 
 
 def test_a_failure_is_not_excused_by_an_unknown() -> None:
     """A true error stays one when some other number the rule reads happens to be unknown."""
     rules = compiled(rule("10 / (int(event.points) - 7) > 0 || account.age_seconds > 5.0"))
-    fired = rules.evaluate([EARN], numbers(event__points=7.0, account__age_seconds=math.nan))[0]
+    fired = rules.evaluate([EARN], numbers(rules, event__points=7.0, account__age_seconds=math.nan))[0]
     assert fired.errors == ("r_1",)
 
 
 def test_a_failing_shadow_rule_is_not_an_error() -> None:
     """A rule on trial can't hold anybody, not even by failing."""
     rules = compiled(rule("10 / (int(event.points) - 7) > 0", mode="shadow"))
-    assert rules.evaluate([EARN], numbers(event__points=7.0))[0].errors == ()
+    assert rules.evaluate([EARN], numbers(rules, event__points=7.0))[0].errors == ()
 
 
 def test_an_empty_batch_and_an_empty_policy() -> None:
     """Nothing in, nothing out."""
-    assert compiled(rule("true")).evaluate([], np.zeros((0, len(NUMBERS)))) == []
-    assert [fired.rules for fired in compiled().evaluate([EARN], numbers())] == [()]
+    rules = compiled(rule("true"))
+    assert rules.evaluate([], numbers(rules)[:0]) == []
+    assert [fired.rules for fired in compiled().evaluate([EARN], numbers(compiled()))] == [()]
 
 
 NAMES = ("event.points", "account.age_seconds", "velocity.device.accounts_7d")
@@ -187,22 +192,23 @@ EXPRESSIONS = st.recursive(
 @given(EXPRESSIONS, st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=5))
 def test_masks_agree_with_cel(expression: str, rows: list[tuple[float, float, float]]) -> None:
     """What the batch masks decide is what CEL says, event by event; an error of CEL is 'does not fire'."""
-    matrix = np.zeros((len(rows), len(NUMBERS)))
+    rules = compiled(rule(expression, shows=NAMES))
+    matrix = np.zeros((len(rows), len(rules.columns)))
     for name, column in zip(NAMES, np.array(rows).T, strict=True):
-        matrix[:, COLUMN[name]] = column
-    got = [fired.rules == (0,) for fired in compiled(rule(expression)).evaluate([EARN] * len(rows), matrix)]
-    assert got == [_cel_says(expression, row) for row in matrix]
+        matrix[:, rules.columns[name]] = column
+    got = [fired.rules == (0,) for fired in rules.evaluate([EARN] * len(rows), matrix)]
+    assert got == [_cel_says(expression, row) for row in rows]
 
 
-def _cel_says(expression: str, row: Floats) -> bool:
+def _cel_says(expression: str, row: tuple[float, float, float]) -> bool:
     """The oracle: CEL on nested values, as the expression is written."""
     context: dict[str, dict[str, object]] = {"event": {}, "account": {}, "velocity": {"device": {}}}
-    for name in NAMES:
+    for name, value in zip(NAMES, row, strict=True):
         *path, last = name.split(".")
         place: dict[str, object] = context[path[0]]
         for step in path[1:]:
             place = place[step]  # type: ignore[assignment]  # a nested dict by construction
-        place[last] = float(row[COLUMN[name]])
+        place[last] = value
     context["event"] |= {"has_ip": EARN.has_ip, "store": EARN.store}
     try:
         return bool(cel.compile(expression).execute(context))
@@ -212,5 +218,23 @@ def _cel_says(expression: str, row: Floats) -> bool:
 
 def test_flat_names_are_unique() -> None:
     """No two dotted names share their flat form."""
-    names = NUMBERS + STRINGS + FLAGS
-    assert len({flat(name) for name in names}) == len(names)
+    assert len({flat(name) for name in EXAMPLES}) == len(set(EXAMPLES))
+
+
+def test_the_layout_holds_what_live_and_shadow_rules_name() -> None:
+    """Names of expressions and of `shows`, and the further inputs; nothing of rules that are off."""
+    rules, problems = compile_rules(
+        [
+            rule("velocity.ip.count_1m > 1.0 && lists.vip == 0.0", id="a", shows=("velocity.device.sum_7d",)),
+            rule("velocity.account.count_24h > model.hst", id="b", mode="shadow"),
+            rule("velocity.account.count_7d > 1.0", id="c", mode="off"),
+        ],
+        ["velocity.account.ips_1h"],
+    )
+    assert problems == []
+    assert rules.layout.velocity == (
+        "velocity.account.count_24h", "velocity.account.ips_1h", "velocity.device.sum_7d", "velocity.ip.count_1m",
+    )  # fmt: skip
+    assert rules.layout.lists[3:] == ("lists.vip",)
+    assert [rules.columns[name] for name in rules.layout.names] == list(range(rules.layout.width))
+    assert rules.columns["model.hst"] == rules.layout.width

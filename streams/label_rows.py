@@ -1,0 +1,60 @@
+"""The label log as the models learn it: rows in their order, with what their decisions stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from detectors.features import unpack
+from detectors.layout import Floats
+from detectors.models import INPUT_NAMES
+from detectors.models_learner import LabelRow
+from streams.layouts import LayoutBook, UnknownLayout
+
+_ROWS = text("""
+SELECT l.seq, l.label, l.origin, d.program, d.account, d.device, d.ip, d.features, d.features_version
+  FROM label_log l LEFT JOIN decision d USING (decision_id)
+ WHERE l.seq > :after ORDER BY l.seq LIMIT :most""")
+_LAST = text("SELECT coalesce(max(seq), 0) FROM label_log")
+
+
+class LabelLog:
+    """Reads the log; remembers only the layouts that rows were stored under."""
+
+    def __init__(self) -> None:
+        self._layouts = LayoutBook()
+
+    def after(self, conn: Connection, seq: int, most: int) -> Sequence[tuple[str, LabelRow]]:
+        """Up to `most` rows behind row `seq`, each with its origin."""
+        found = conn.execute(_ROWS, {"after": seq, "most": most}).all()
+        return [(row.origin, self._row(row, conn)) for row in found]
+
+    @staticmethod
+    def last(conn: Connection) -> int:
+        """The number of the last row, 0 if there is none."""
+        seq: int = conn.execute(_LAST).scalar_one()
+        return seq
+
+    def _row(self, row: Row[Any], conn: Connection) -> LabelRow:
+        return LabelRow(
+            seq=row.seq,
+            label=row.label,
+            program=row.program or "",
+            account=row.account or "",
+            device=None if row.device is None else bytes(row.device),
+            inputs=None if row.features is None else self._inputs(row, conn),
+            ip=None if row.ip is None else bytes(row.ip),
+        )
+
+    def _inputs(self, row: Row[Any], conn: Connection) -> Floats | None:
+        """What the models read of a stored row; None if it was stored before they read that."""
+        try:
+            stored = self._layouts.layout(conn, row.features_version)
+        except UnknownLayout:  # older than the table of layouts: nobody can say what its numbers are
+            return None
+        if not stored.index.keys() >= set(INPUT_NAMES):
+            return None
+        inputs: Floats = unpack([bytes(row.features)], stored, INPUT_NAMES)[0]
+        return inputs
