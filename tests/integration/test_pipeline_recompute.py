@@ -39,6 +39,7 @@ def publish(desk: Desk, version: int, seed: int) -> None:
     sealed = seal(learned(seed).snapshot(version), model_key(desk.settings.secret()), {"seed": seed})
     with desk.engine.begin() as conn:
         model_store.publish(conn, sealed)
+        model_store.give(conn, model_store.Verdict(version, "promoted", "a test", "to see it decide"))
     desk.stages.catalog.refresh()
     snapshot = desk.stages.catalog.judge.snapshot
     assert snapshot is not None
