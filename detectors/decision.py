@@ -6,7 +6,7 @@ be evaluated is held (or, if it has happened already, marked suspicious).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from detectors.event_types import MOVES, Event
 from detectors.features import is_outflow, unpack
-from detectors.layout import Floats, Layout, by_name
+from detectors.layout import NORM, Floats, Layout, by_name
 from detectors.models import INPUT_NAMES, MODELS, added
 from detectors.models_snapshot import Snapshot
-from detectors.policy import Policy, PolicyRefused, Problem
+from detectors.policy import ModelName, Policy, PolicyRefused, Problem
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
 
 Verdict = Literal["approve", "hold", "reject"]
@@ -29,6 +29,8 @@ _VERDICTS: tuple[Verdict, ...] = ("approve", "hold", "reject")
 VELOCITY_COLD = "velocity_cold"
 POINTS_OVER_MAX = "points_over_max"
 RULE_ERROR = "rule_error"
+SHOWN: Mapping[ModelName, tuple[str, ...]] = {"norm": NORM[:2]}
+"""What a model's reason shows besides its number."""
 LOG_ODDS_MAX = 700.0
 """Beyond this the score can't be told from 0 or 1, and exp would overflow."""
 
@@ -265,8 +267,10 @@ class _Sum:
             term = self.policy.policy.models.get(name)
             number = float(numbers[self.policy.layout.width + position])
             if term is not None and (adds := added(name, number, term)) > 0.0:
+                shown = {each: _known(numbers[self.policy.rules.columns[each]]) for each in SHOWN.get(name, ())}
+                code = f"model_{name}"
                 reasons.append(
-                    Reason(code=f"model_{name}", kind="model", contribution=adds, value=number, limit=term.above)
+                    Reason(code=code, kind="model", contribution=adds, value=number, limit=term.above, shown=shown)
                 )
 
     def _shadow(self, fired: Fired) -> tuple[str, ...]:

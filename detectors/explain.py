@@ -12,13 +12,23 @@ _TEXTS: dict[str, Text] = {
         en="Rarer than {value|percent} of this programme's events (half-space trees).",
         zh="比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
     ),
-    "model_hst_far": Text(
-        en="Rarer than {value|percent} of this programme's events, by a longer memory (half-space trees).",
-        zh="以更长期的记忆看，比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
+    "model_isolation": Text(
+        en="Rarer than {value|percent} of this programme's events, by a long memory (isolation forest).",
+        zh="以长期记忆看，比本计划 {value|percent} 的事件更罕见（孤立森林模型）。",
     ),
-    "model_supervised": Text(
+    "model_tails": Text(
+        en="Further out in single values than {value|percent} of this programme's events (tails).",
+        zh="个别数值比本计划 {value|percent} 的事件更极端（尾部模型）。",
+    ),
+    "model_forest": Text(
         en="Resembles events that turned out to be fraud: {value|percent} likely (counts from {limit|percent} on).",
         zh="与已确认的欺诈事件相似：欺诈可能性 {value|percent}（从 {limit|percent} 起计入）。",
+    ),
+    "model_norm": Text(
+        en="{account.times_usual_points|times} × this account's usual points and {account.times_usual_day|times} × its "
+        "usual day: rarer than {value|percent} of this programme's events.",
+        zh="是该账户平时单笔积分的 {account.times_usual_points|times} 倍、平日的 {account.times_usual_day|times} 倍："
+        "比本计划 {value|percent} 的事件更罕见。",
     ),
     "model_loda": Text(
         en="Rarer than {value|percent} of this programme's events (LODA).",
@@ -74,6 +84,8 @@ def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:
         return _UNKNOWN[lang]
     if style == "percent":
         return f"{100 * value:.1f} %"
+    if style == "times":
+        return f"{value:,.1f}"
     if style == "duration":
         return _duration(value, lang)
     return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"

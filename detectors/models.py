@@ -16,7 +16,7 @@ from detectors.layout import Floats
 from detectors.policy import ModelName, ModelTerm
 
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
-CHANCE: ModelName = "supervised"
+CHANCE: ModelName = "forest"
 """The one model whose calibrated number is the chance of fraud; the others' is a share of the programme's events."""
 
 _DAY = 86_400.0
@@ -48,6 +48,9 @@ INPUTS: tuple[Input, ...] = (
     Input("event.points", 100.0),
     Input("event.hour", 12.0),
     Input("event.outflow", 1.0),
+    # An account without a norm is not unusual beside it.
+    Input("account.unusual_points", 3.0, 0.0),
+    Input("account.unusual_day", 3.0, 0.0),
 )
 INPUT_NAMES: tuple[str, ...] = tuple(each.name for each in INPUTS)
 WIDE = len(INPUTS)
@@ -64,25 +67,23 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Scorer(Protocol):
-    """A compiled model: a frozen dataclass of arrays. Higher means rarer, or likelier fraud, on the model's own scale.
-
-    `inputs` are those of `squash`. NaN where the model knows nothing of the event.
-    """
+    """A compiled model: a frozen dataclass of arrays. Higher means rarer, or likelier fraud, on a scale of its own."""
 
     def score(self, inputs: Floats) -> Floats:
-        """float64[n] for float64[n, WIDE], equal to the River model's answer row by row."""
+        """float64[n] for squashed inputs float64[n, WIDE]; a River model's answer, where River has the model."""
         ...
 
 
 class Learned(Protocol):
     """A model while it learns; the trainer alone holds one. Deterministic: same rows and seed, same state."""
 
-    def score(self, inputs: Floats) -> float:
-        """The raw score of one row (float64[WIDE]) as things stand, NaN while the model has nothing to say."""
+    @property
+    def ready(self) -> bool:
+        """Whether its scores mean anything yet."""
         ...
 
-    def learn(self, inputs: Floats, *, fraud: bool) -> None:
-        """Take one more row."""
+    def learn(self, inputs: Floats, fraud: NDArray[np.bool_]) -> None:
+        """Take rows float64[n, WIDE] in their order, `fraud` bool[n]; however they are cut, the state is the same."""
         ...
 
     def compile(self) -> Scorer:
@@ -105,7 +106,8 @@ def squash(inputs: Floats) -> Floats:
     mostly becomes 1, like a time long past.
     """
     with np.errstate(invalid="ignore"):
-        squashed = inputs / (inputs + _HALF)
+        # Written so that it stays monotone when rounded, too.
+        squashed = 1.0 - _HALF / (inputs + _HALF)
     return np.where(np.isfinite(squashed), squashed, _UNKNOWN)
 
 

@@ -1,116 +1,98 @@
-"""The models while they learn, each River's own around which state and scores become arrays; the trainer's alone.
+"""The models while they learn, as the trainer holds them: River's HalfSpaceTrees and LODA, and forests of our own.
 
-`BUILD` is the list: a line a model, beside that of `models_registry.COMPILED`.
+`BUILD` is the list: a line a model, beside that of `models_registry.COMPILED`. Each adapter gives its model the
+contract of `models.Learned`: rows in blocks, the whole state as arrays, and the same state again from them.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from river.anomaly import LODA, HalfSpaceTrees
-from river.linear_model import LogisticRegression
-from river.optim import SGD
 from river.sketch.histogram import Bin
-from river.utils import VectorDict
 
 from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, WIDE, Arrays, Learned
+from detectors.models_forest import ForestParams, LabelForest
 from detectors.models_hst import CompiledHst, compile_hst
+from detectors.models_isolation import IsolationForest, IsolationParams
 from detectors.models_loda import CompiledLoda, compile_loda
-from detectors.models_supervised import NAMES, CompiledSupervised, bend
+from detectors.models_norm import CompiledNorm, compile_norm
+from detectors.models_registry import nested, part
+from detectors.models_reservoir import Reservoir
+from detectors.models_tails import CompiledTails, Side, Tails, TailsParams
+from detectors.models_trees import CompiledTrees
 from detectors.policy import ModelName
 
-
-@dataclass(frozen=True)
-class HstShape:
-    """How many trees of which height, over how many rows, and which part of the rows they read (one in `every`)."""
-
-    trees: int
-    height: int
-    window_rows: int
-    every: int = 1
-
-
-@dataclass(frozen=True)
-class SupervisedShape:
-    """The step a row makes, how fast weights fade, the largest gradient, the largest weight of the rarer class.
-
-    Silent until it has seen `frauds_min` rows of fraud and as many good ones.
-    """
-
-    step: float = 0.05
-    fade: float = 1e-5
-    clip: float = 5.0
-    balance_max: float = 50.0
-    frauds_min: int = 30
+Truths = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
     """The shapes of all models; a change makes other models, so it goes into the digest of the state.
 
-    `far_every` is how many times further back the second half-space trees look.
+    `warm_rows` is how many good rows LODA and the accounts' norm see before they say anything; HalfSpaceTrees are
+    silent for their first window.
     """
 
     seed: int = 1
     trees: int = 25
     height: int = 8
     window_rows: int = 500
-    far_every: int = 8
     cuts: int = 60
     bins: int = 12
-    supervised: SupervisedShape = field(default_factory=SupervisedShape)
+    warm_rows: int = 500
+    isolation: IsolationParams = field(default_factory=IsolationParams)
+    tails: TailsParams = field(default_factory=TailsParams)
+    forest: ForestParams = field(default_factory=ForestParams)
 
 
 class LearnedHst:
-    """River's HalfSpaceTrees while they learn, from one good row in `every`.
+    """River's HalfSpaceTrees: a short memory, quick to follow and easily blinded."""
 
-    Reading every k-th row makes a window of the same size reach back k times as far: a memory that a burst fills only
-    to a k-th part, at a k-th of the cost.
-    """
-
-    def __init__(self, shape: HstShape, seed: int) -> None:
-        self._every = shape.every
-        self._seen = 0
+    def __init__(self, params: ModelParams) -> None:
         # Any: River's methods have no types.
         self._model: Any = HalfSpaceTrees(
-            n_trees=shape.trees, height=shape.height, window_size=shape.window_rows, seed=seed
+            n_trees=params.trees, height=params.height, window_size=params.window_rows, seed=params.seed
         )
+        self._rows, self._window_rows = 0, params.window_rows
+        self._compiled: tuple[int, CompiledHst] | None = None
 
-    def score(self, inputs: Floats) -> float:
-        """As `Learned.score`: unknown until the first window is full, where River says 0."""
-        if self._model._first_window:  # noqa: SLF001  # River has no public name for it, and is pinned exactly
-            return math.nan
-        return float(self._model.score_one(_named(inputs)))
+    @property
+    def ready(self) -> bool:
+        """As `Learned.ready`: once the first window is full."""
+        return not self._model._first_window  # noqa: SLF001  # River has no public name for it, and is pinned exactly
 
-    def learn(self, inputs: Floats, *, fraud: bool) -> None:
+    def learn(self, inputs: Floats, fraud: Truths) -> None:
         """As `Learned.learn`; fraud teaches nothing."""
-        if fraud:
-            return
-        if self._seen % self._every == 0:
-            self._model.learn_one(_named(inputs))
-        self._seen += 1
+        for row in inputs[~fraud].tolist():
+            self._model.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
+        self._rows += int((~fraud).sum())
 
     def compile(self) -> CompiledHst:
-        """As `Learned.compile`."""
-        return compile_hst(self._model, INPUT_NAMES)
+        """As `Learned.compile`. What it scores by changes once a window, so it is worked out once a window."""
+        window = self._rows // self._window_rows if self._rows else -1
+        if self._compiled is None or self._compiled[0] != window:
+            self._compiled = window, compile_hst(self._model, INPUT_NAMES)
+        return self._compiled[1]
 
     def export(self) -> Arrays:
         """As `Learned.export`: the masses; the trees themselves grow again from the seed."""
         masses = [[(node.l_mass, node.r_mass) for node in nodes] for nodes in self._nodes()]
         splits = [[node.threshold for node in nodes if hasattr(node, "threshold")] for nodes in self._nodes()]
         return {
-            "counters": np.array([self._seen, self._model.counter, self._model._first_window], dtype=np.int64),  # noqa: SLF001  # as above
+            "counters": np.array([self._model.counter, not self.ready, self._rows], dtype=np.int64),
             "masses": np.array(masses, dtype=np.int64),
             "splits": np.array(splits, dtype=np.float64),
         }
 
     def restore(self, arrays: Arrays) -> None:
         """As `Learned.restore`."""
-        self._seen, counter, first_window = arrays["counters"].tolist()
+        counter, first_window, self._rows = arrays["counters"].tolist()
+        self._compiled = None
         if len(arrays["masses"]):
             self._model.learn_one(dict.fromkeys(INPUT_NAMES, 0.0))
             if not np.array_equal(self.export()["splits"], arrays["splits"]):
@@ -126,24 +108,23 @@ class LearnedHst:
 
 
 class LearnedLoda:
-    """River's LODA while it learns, from good rows only; it never forgets. Silent for its first `warm_rows` rows."""
+    """River's LODA: it never forgets."""
 
-    def __init__(self, cuts: int, bins: int, warm_rows: int, seed: int) -> None:
-        self._warm_rows = warm_rows
+    def __init__(self, params: ModelParams) -> None:
+        self._warm_rows = params.warm_rows
         # Any: River's methods have no types.
-        self._model: Any = LODA(n_bins=bins, n_random_cuts=cuts, seed=seed)
+        self._model: Any = LODA(n_bins=params.bins, n_random_cuts=params.cuts, seed=params.seed)
 
-    def score(self, inputs: Floats) -> float:
-        """As `Learned.score`."""
+    @property
+    def ready(self) -> bool:
+        """As `Learned.ready`."""
         histograms = self._model.histograms_
-        if not histograms or histograms[0].n < self._warm_rows:
-            return math.nan
-        return float(self._model.score_one(_named(inputs)))
+        return bool(histograms) and histograms[0].n >= self._warm_rows
 
-    def learn(self, inputs: Floats, *, fraud: bool) -> None:
+    def learn(self, inputs: Floats, fraud: Truths) -> None:
         """As `Learned.learn`; fraud teaches nothing."""
-        if not fraud:
-            self._model.learn_one(_named(inputs))
+        for row in inputs[~fraud].tolist():
+            self._model.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
 
     def compile(self) -> CompiledLoda:
         """As `Learned.compile`."""
@@ -178,93 +159,163 @@ class LearnedLoda:
             ]
 
 
-class LearnedSupervised:
-    """River's logistic regression while it learns, from both kinds. It begins at zero and draws nothing: no seed."""
+class LearnedNorm:
+    """The model of the account's own norm: the norms are learned elsewhere, here only when it begins to speak."""
 
-    def __init__(self, shape: SupervisedShape) -> None:
-        self._shape = shape
-        self._rows = [0, 0]
-        # Any: River's methods have no types.
-        self._model: Any = LogisticRegression(
-            optimizer=SGD(shape.step), l2=shape.fade, clip_gradient=shape.clip, intercept_lr=shape.step
-        )
+    def __init__(self, params: ModelParams) -> None:
+        self._warm_rows, self._seen = params.warm_rows, 0
 
     @property
     def ready(self) -> bool:
-        """Whether it has seen enough of both kinds to say anything."""
-        return min(self._rows) >= self._shape.frauds_min
+        """As `Learned.ready`."""
+        return self._seen >= self._warm_rows
 
-    def score(self, inputs: Floats) -> float:
-        """As `Learned.score`."""
-        if not self.ready:
-            return math.nan
-        return float(self._model.predict_proba_one(_bent(inputs))[True])
+    def learn(self, inputs: Floats, fraud: Truths) -> None:  # noqa: ARG002  # the contract of all models
+        """As `Learned.learn`."""
+        self._seen += int((~fraud).sum())
 
-    def learn(self, inputs: Floats, *, fraud: bool) -> None:
-        """As `Learned.learn`: a fraud weighs as many times more as it is rarer, at most `balance_max`."""
-        self._rows[fraud] += 1
-        good, bad = self._rows
-        weight = min(self._shape.balance_max, max(1.0, good / max(1, bad))) if fraud else 1.0
-        self._model.learn_one(_bent(inputs), fraud, w=weight)
-
-    def compile(self) -> CompiledSupervised:
+    def compile(self) -> CompiledNorm:
         """As `Learned.compile`."""
-        weights: Mapping[str, float] = self._model.weights
-        ordered = np.array([weights.get(name, 0.0) for name in NAMES])
-        return CompiledSupervised(ordered, float(self._model.intercept), float(self.ready))
+        return compile_norm()
 
     def export(self) -> Arrays:
         """As `Learned.export`."""
-        compiled = self.compile()
+        return {"seen": np.array([self._seen], dtype=np.int64)}
+
+    def restore(self, arrays: Arrays) -> None:
+        """As `Learned.restore`."""
+        self._seen = int(arrays["seen"][0])
+
+
+class LearnedIsolation:
+    """The isolation forest: a long memory that bursts fill only by their share of the whole stream."""
+
+    def __init__(self, params: ModelParams) -> None:
+        self._model = IsolationForest(WIDE, params.isolation)
+
+    @property
+    def ready(self) -> bool:
+        """As `Learned.ready`."""
+        return self._model.ready
+
+    def learn(self, inputs: Floats, fraud: Truths) -> None:
+        """As `Learned.learn`; fraud teaches nothing."""
+        self._model.learn(inputs[~fraud])
+
+    def compile(self) -> CompiledTrees:
+        """As `Learned.compile`."""
+        return self._model.compile()
+
+    def export(self) -> Arrays:
+        """As `Learned.export`."""
         return {
-            "rows": np.array([*self._rows, self._model.optimizer.n_iterations], dtype=np.int64),
-            "weights": np.append(compiled.weight, compiled.intercept),
+            "counts": np.array([self._model.learned, self._model.grown], dtype=np.int64),
+            **_trees_of(self._model._trees),  # noqa: SLF001  # its state is taken apart here and nowhere else
+            **_rows_of("held", self._model._reservoir),  # noqa: SLF001  # as above
         }
 
     def restore(self, arrays: Arrays) -> None:
         """As `Learned.restore`."""
-        good, bad, steps = arrays["rows"].tolist()
-        *weights, intercept = arrays["weights"].tolist()
-        self._rows = [good, bad]
-        self._model.optimizer.n_iterations = steps
-        self._model.intercept = intercept
-        if steps:
-            self._model._weights = VectorDict(dict(zip(NAMES, weights, strict=True)))  # noqa: SLF001  # River has no public way to set them, and is pinned exactly
+        self._model.learned, self._model.grown = arrays["counts"].tolist()
+        _take_trees(self._model._trees, arrays)  # noqa: SLF001  # as above
+        _take_rows("held", self._model._reservoir, arrays)  # noqa: SLF001  # as above
+
+
+class LearnedTails:
+    """How far out each input lies, by a long memory; both ends count, as a squashed input has no bad one."""
+
+    def __init__(self, params: ModelParams) -> None:
+        sides: list[Side] = ["both"] * WIDE
+        self._model = Tails(sides, params.tails)
+
+    @property
+    def ready(self) -> bool:
+        """As `Learned.ready`."""
+        return self._model.ready
+
+    def learn(self, inputs: Floats, fraud: Truths) -> None:
+        """As `Learned.learn`; fraud teaches nothing."""
+        self._model.learn(inputs[~fraud])
+
+    def compile(self) -> CompiledTails:
+        """As `Learned.compile`."""
+        return self._model.compile()
+
+    def export(self) -> Arrays:
+        """As `Learned.export`."""
+        return _rows_of("held", self._model._reservoir)  # noqa: SLF001  # as for the isolation forest
+
+    def restore(self, arrays: Arrays) -> None:
+        """As `Learned.restore`."""
+        _take_rows("held", self._model._reservoir, arrays)  # noqa: SLF001  # as for the isolation forest
+
+
+class LearnedForest:
+    """The supervised forest: learns from fraud and good rows alike."""
+
+    def __init__(self, params: ModelParams) -> None:
+        self._model = LabelForest(WIDE, params.forest)
+
+    @property
+    def ready(self) -> bool:
+        """As `Learned.ready`."""
+        return self._model.ready
+
+    def learn(self, inputs: Floats, fraud: Truths) -> None:
+        """As `Learned.learn`."""
+        self._model.learn(inputs, fraud.astype(np.int64))
+
+    def compile(self) -> CompiledTrees:
+        """As `Learned.compile`."""
+        return self._model.compile()
+
+    def export(self) -> Arrays:
+        """As `Learned.export`."""
+        return {
+            "counts": np.array([self._model.learned, self._model.grown], dtype=np.int64),
+            **_trees_of(self._model._trees),  # noqa: SLF001  # as for the isolation forest
+            **_rows_of("fraud", self._model._fraud),  # noqa: SLF001  # as for the isolation forest
+            **_rows_of("honest", self._model._honest),  # noqa: SLF001  # as for the isolation forest
+        }
+
+    def restore(self, arrays: Arrays) -> None:
+        """As `Learned.restore`."""
+        self._model.learned, self._model.grown = arrays["counts"].tolist()
+        _take_trees(self._model._trees, arrays)  # noqa: SLF001  # as for the isolation forest
+        _take_rows("fraud", self._model._fraud, arrays)  # noqa: SLF001  # as for the isolation forest
+        _take_rows("honest", self._model._honest, arrays)  # noqa: SLF001  # as for the isolation forest
+
+
+def _rows_of(name: str, reservoir: Reservoir) -> Arrays:
+    rows = {"seen": np.array([reservoir.seen], dtype=np.int64), "rows": reservoir.rows.copy()}
+    return nested({name: rows})
+
+
+def _take_rows(name: str, reservoir: Reservoir, arrays: Arrays) -> None:
+    stored = part(arrays, name)
+    reservoir.seen = int(stored["seen"][0])
+    reservoir.rows[:] = stored["rows"]
+
+
+def _trees_of(trees: CompiledTrees) -> Arrays:
+    return {"feature": trees.feature.copy(), "threshold": trees.threshold.copy(), "leaf": trees.leaf.copy()}
+
+
+def _take_trees(trees: CompiledTrees, arrays: Arrays) -> None:
+    for into, name in ((trees.feature, "feature"), (trees.threshold, "threshold"), (trees.leaf, "leaf")):
+        into[:] = arrays[name]
+
+
+BUILD: Mapping[ModelName, Callable[[ModelParams], Learned]] = {
+    "hst": LearnedHst,
+    "loda": LearnedLoda,
+    "isolation": LearnedIsolation,
+    "tails": LearnedTails,
+    "norm": LearnedNorm,
+    "forest": LearnedForest,
+}
 
 
 def build(params: ModelParams) -> dict[ModelName, Learned]:
     """Every model, before its first row."""
     return {name: make(params) for name, make in BUILD.items()}
-
-
-def _hst(params: ModelParams) -> Learned:
-    return LearnedHst(HstShape(params.trees, params.height, params.window_rows), params.seed)
-
-
-def _hst_far(params: ModelParams) -> Learned:
-    shape = HstShape(params.trees, params.height, params.window_rows, params.far_every)
-    return LearnedHst(shape, params.seed + 1)
-
-
-def _loda(params: ModelParams) -> Learned:
-    return LearnedLoda(params.cuts, params.bins, params.window_rows, params.seed)
-
-
-def _supervised(params: ModelParams) -> Learned:
-    return LearnedSupervised(params.supervised)
-
-
-BUILD: Mapping[ModelName, Callable[[ModelParams], Learned]] = {
-    "hst": _hst,
-    "hst_far": _hst_far,
-    "loda": _loda,
-    "supervised": _supervised,
-}
-
-
-def _named(inputs: Floats) -> dict[str, float]:
-    return dict(zip(INPUT_NAMES, inputs.tolist(), strict=True))
-
-
-def _bent(inputs: Floats) -> dict[str, float]:
-    return dict(zip(NAMES, bend(inputs.reshape(1, WIDE))[0].tolist(), strict=True))

@@ -20,32 +20,34 @@ from detectors.models_drift import SERIES, PageHinkley, PageHinkleyShape, Recent
 from detectors.models_influence import Influence, InfluenceShape
 from detectors.models_learned import ModelParams, build
 from detectors.models_registry import nested, part
-from detectors.models_rows import HeldOut, Ring, held_out
+from detectors.models_rows import Block, HeldOut, Ring, held_out
 from detectors.models_snapshot import Snapshot
 
 EVERY_PROGRAM = ""
 DRIFTED_KEPT = 100
+_CHANCE = MODELS.index(CHANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerParams:
     """What shapes the fold; a change makes another state, so it goes into the digest.
 
-    A snapshot is ready after `grace_rows` learned. Calibration keeps the last `calibration_rows` scores of each of the
-    first `programs_max` programmes and the last `fraud_rows` of fraud; it is worked out anew every `refresh_rows` rows.
-    Of each class one row in `hold_out_every` is kept for
-    comparisons: the last `hold_out_rows` good ones, and as many frauds. The rate of fraud is that of about the last
-    `rate_rows` labels.
+    Rows are learned in blocks of `block_rows`: scored with what was known before the block, then learned. A snapshot is
+    ready after `grace_rows` learned. Calibration keeps the last `calibration_rows` scores of each of the first
+    `programs_max` programmes, and the last `fraud_rows` of fraud; a chance is given from `frauds_min` of them on. Of
+    each class one row in `hold_out_every` is kept for comparisons: the last `hold_out_rows` good ones, and as many
+    frauds. The rate of fraud is that of about the last `rate_rows` labels.
     """
 
     models: ModelParams = field(default_factory=ModelParams)
     influence: InfluenceShape = field(default_factory=InfluenceShape)
     fraud_influence: InfluenceShape = field(default_factory=lambda: InfluenceShape(rows=1_000, most=10))
     drift: PageHinkleyShape = field(default_factory=PageHinkleyShape)
+    block_rows: int = 200
     grace_rows: int = 1_000
     calibration_rows: int = 5_000
     fraud_rows: int = 1_000
-    refresh_rows: int = 250
+    frauds_min: int = 30
     programs_max: int = 64
     hold_out_every: int = 10
     hold_out_rows: int = 1_500
@@ -83,7 +85,7 @@ class OutOfOrder(ValueError):
 
 
 class Learner:
-    """The state of the fold. Not thread-safe; learns one row at a time, in order."""
+    """The state of the fold. Not thread-safe; takes one row at a time, in order, and learns them in blocks."""
 
     def __init__(self, params: LearnerParams) -> None:
         self.params = params
@@ -94,16 +96,17 @@ class Learner:
         self._models = build(params.models)
         self._influence = (Influence(params.influence), Influence(params.fraud_influence))
         self._kept = (Ring(params.hold_out_rows), Ring(params.hold_out_rows))
+        self._block = Block()
         self._scores: dict[str, deque[Floats]] = {EVERY_PROGRAM: deque(maxlen=params.calibration_rows)}
         self._fraud_scores: deque[float] = deque(maxlen=params.fraud_rows)
         self._seen = [0, 0]
         self._rate = [0.0, 0.0]
         self._hinkley = PageHinkley(params.drift)
         self._recent = Recent(params.drift_rows)
-        self._current = self._calibration()
+        self._refresh()
 
     def learn(self, row: LabelRow) -> bool:
-        """Take the next row; True if the models learned from it. Raises OutOfOrder."""
+        """Take the next row; True if the models learn from it, at the latest with its block. Raises OutOfOrder."""
         if row.seq != self.seq + 1:
             raise OutOfOrder(f"row {row.seq} after row {self.seq}")
         self.seq = row.seq
@@ -117,15 +120,9 @@ class Learner:
         if self._seen[fraud] % self.params.hold_out_every == 0:
             self._kept[fraud].put(inputs, row.program)
             return False
-        scores = np.array([model.score(inputs) for model in self._models.values()])
-        self._note(row.program, scores, fraud=fraud)
-        if not fraud:
-            self._watch(np.concatenate((inputs, self._current.numbers(scores[None, :], [row.program])[0])))
-        for model in self._models.values():
-            model.learn(inputs, fraud=fraud)
-        self.learned += 1
-        if self.learned % self.params.refresh_rows == 0:
-            self._current = self._calibration()
+        self._block.put(inputs, row.program, row.seq, fraud=fraud)
+        if len(self._block) == self.params.block_rows:
+            self._learn_block()
         return True
 
     def snapshot(self, version: int) -> Snapshot:
@@ -135,8 +132,8 @@ class Learner:
             last_seq=self.seq,
             learned=self.learned,
             ready=self.learned >= self.params.grace_rows,
-            scorers={name: model.compile() for name, model in self._models.items()},
-            calibration=self._calibration(),
+            scorers=self._scorers,
+            calibration=self._calibration,
             profile=profile(self._recent.values()),
         )
 
@@ -171,12 +168,7 @@ class Learner:
                     "counts": np.array([self.seq, self.learned, *self._seen], dtype=np.int64),
                     "rate": np.array(self._rate),
                 },
-                "current": {
-                    "programs": np.frombuffer("\n".join(self._current.programs).encode(), dtype=np.uint8),
-                    "tables": self._current.tables,
-                    "edges": self._current.edges,
-                    "chances": self._current.chances,
-                },
+                "block": self._block.export(),
             }
         )
 
@@ -189,7 +181,8 @@ class Learner:
             self._kept[number].restore(part(arrays, f"kept_{kind}"))
         self._hinkley.restore(part(arrays, "hinkley"))
         self._recent.restore(part(arrays, "recent"))
-        fold, current, scores = part(arrays, "fold"), part(arrays, "current"), part(arrays, "scores")
+        self._block.restore(part(arrays, "block"))
+        fold, scores = part(arrays, "fold"), part(arrays, "scores")
         self.seq, self.learned, *self._seen = fold["counts"].tolist()
         self._rate = fold["rate"].tolist()
         ends = np.cumsum(scores["lengths"])[:-1]
@@ -199,8 +192,7 @@ class Learner:
             for program, values in zip(names, np.split(scores["values"], ends), strict=True)
         }
         self._fraud_scores = deque(scores["fraud"].tolist(), maxlen=self.params.fraud_rows)
-        known = current["programs"].tobytes().decode().split("\n") if len(current["tables"]) else []
-        self._current = Calibration(tuple(known), current["tables"], current["edges"], current["chances"])
+        self._refresh()
 
     def digest(self) -> str:
         """sha256 of the whole state; equal for equal logs and parameters, whenever and wherever they were folded."""
@@ -212,29 +204,51 @@ class Learner:
             digest.update(data)
         return digest.hexdigest()
 
-    def _watch(self, values: Floats) -> None:
-        """Whether the row, one value a series, tells of drift."""
-        self._recent.put(values)
-        moved = np.flatnonzero(self._hinkley.update(values)).tolist()
-        self.drifted.extend(Drifted(self.seq, SERIES[each]) for each in moved)
-
-    def _note(self, program: str, scores: Floats, *, fraud: bool) -> None:
-        """What the row says of calibration and of the rate of fraud."""
+    def _learn_block(self) -> None:
+        """Score the block with what was known before it, then learn it; all that is derived is worked out anew."""
+        inputs, fraud, programs, seqs = self._block.take()
+        scores = np.stack([scorer.score(inputs) for scorer in self._scorers.values()], axis=1)
+        scores[:, ~self._speaks] = np.nan
+        numbers = self._calibration.numbers(scores, programs)
         keep = 1.0 - 1.0 / self.params.rate_rows
-        self._rate = [each * keep for each in self._rate]
-        self._rate[fraud] += 1.0
-        if fraud:
-            chance = float(scores[MODELS.index(CHANCE)])
-            if not math.isnan(chance):
-                self._fraud_scores.append(chance)
-            return
+        for row, is_fraud in enumerate(fraud.tolist()):
+            self._rate = [each * keep for each in self._rate]
+            self._rate[is_fraud] += 1.0
+            if is_fraud:
+                self._note_fraud(float(scores[row, _CHANCE]))
+            else:
+                self._note(programs[row], scores[row])
+                self._watch(np.concatenate((inputs[row], numbers[row])), seqs[row])
+        for model in self._models.values():
+            model.learn(inputs, fraud)
+        self.learned += len(inputs)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """What follows from the state, as it stands between two blocks."""
+        self._scorers = {name: model.compile() for name, model in self._models.items()}
+        self._speaks = np.array([model.ready for model in self._models.values()])
+        self._calibration = self._calibrated()
+
+    def _note(self, program: str, scores: Floats) -> None:
+        """Keep the scores of a good row for calibration."""
         self._scores[EVERY_PROGRAM].append(scores)
         if program not in self._scores and len(self._scores) <= self.params.programs_max:
             self._scores[program] = deque(maxlen=self.params.calibration_rows)
         if program in self._scores and program != EVERY_PROGRAM:
             self._scores[program].append(scores)
 
-    def _calibration(self) -> Calibration:
+    def _note_fraud(self, score: float) -> None:
+        if not math.isnan(score):
+            self._fraud_scores.append(score)
+
+    def _watch(self, values: Floats, seq: int) -> None:
+        """Whether a good row, one value a series, tells of drift."""
+        self._recent.put(values)
+        moved = np.flatnonzero(self._hinkley.update(values)).tolist()
+        self.drifted.extend(Drifted(seq, SERIES[each]) for each in moved)
+
+    def _calibrated(self) -> Calibration:
         """Tables of the programmes that have scores enough to tell a thousandth, after the one for all; the chance."""
         tables = {}
         for name, scores in self._scores.items():
@@ -243,9 +257,9 @@ class Learner:
             if enough and np.isfinite(values).any():
                 tables[name] = np.stack([quantiles(column) for column in values.T])
         edges = chances = np.zeros(0)
-        good = np.array(self._scores[EVERY_PROGRAM]).reshape(-1, len(MODELS))[:, MODELS.index(CHANCE)]
+        good = np.array(self._scores[EVERY_PROGRAM]).reshape(-1, len(MODELS))[:, _CHANCE]
         good = good[np.isfinite(good)]
-        if len(good) and len(self._fraud_scores) >= self.params.models.supervised.frauds_min:
+        if len(good) and len(self._fraud_scores) >= self.params.frauds_min:
             rate = self._rate[1] / (self._rate[0] + self._rate[1])
             edges, chances = isotonic(good, np.array(self._fraud_scores), rate)
         stacked = np.stack(list(tables.values())) if tables else np.zeros((0, len(MODELS), SHARES))

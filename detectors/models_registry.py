@@ -13,14 +13,18 @@ import numpy as np
 from detectors.models import Arrays, Scorer
 from detectors.models_hst import CompiledHst
 from detectors.models_loda import CompiledLoda
-from detectors.models_supervised import CompiledSupervised
+from detectors.models_norm import CompiledNorm
+from detectors.models_tails import CompiledTails
+from detectors.models_trees import CompiledTrees
 from detectors.policy import ModelName
 
 COMPILED: Mapping[ModelName, type[Any]] = {
     "hst": CompiledHst,
-    "hst_far": CompiledHst,
     "loda": CompiledLoda,
-    "supervised": CompiledSupervised,
+    "isolation": CompiledTrees,
+    "tails": CompiledTails,
+    "norm": CompiledNorm,
+    "forest": CompiledTrees,
 }
 """The class of each model's compiled form, a frozen dataclass of arrays and numbers."""
 

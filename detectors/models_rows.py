@@ -1,4 +1,4 @@
-"""Labelled rows that are kept and never learned from, to compare snapshots on; and what River's learners can't know.
+"""Labelled rows on their way: those that wait for their block, and those kept to compare snapshots on.
 
 One row in `every` of each class goes here instead of into the models. Champion and challenger are both strangers to
 them, at any time, so a comparison needs no waiting for new labels.
@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.layout import Floats
 from detectors.models import WIDE, Arrays
+
+Truths = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class HeldOut:
     """Rows kept for comparing: `inputs` float64[n, WIDE] as `squash` gives them, `fraud` bool[n], `programs` of n."""
 
     inputs: Floats
-    fraud: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+    fraud: Truths
     programs: Sequence[str]
 
 
@@ -56,6 +59,46 @@ class Ring:
         self._put = 0
         for row, program in zip(arrays["rows"], programs[: len(arrays["rows"])], strict=True):
             self.put(row, program)
+
+
+class Block:
+    """Rows that are learned together, in order."""
+
+    def __init__(self) -> None:
+        self._inputs: list[Floats] = []
+        self._programs: list[str] = []
+        self._marks: list[tuple[int, bool]] = []
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def put(self, inputs: Floats, program: str, seq: int, *, fraud: bool) -> None:
+        """Add a row float64[WIDE]."""
+        self._inputs.append(inputs)
+        self._programs.append(program)
+        self._marks.append((seq, fraud))
+
+    def take(self) -> tuple[Floats, Truths, list[str], list[int]]:
+        """Inputs float64[n, WIDE], fraud bool[n], programmes and numbers of the rows; the block is empty then."""
+        inputs = np.array(self._inputs).reshape(-1, WIDE)
+        fraud = np.array([fraud for _, fraud in self._marks], dtype=np.bool_)
+        taken = inputs, fraud, self._programs, [seq for seq, _ in self._marks]
+        self._inputs, self._programs, self._marks = [], [], []
+        return taken
+
+    def export(self) -> Arrays:
+        """The state as arrays; see `Learned.export`."""
+        return {
+            "inputs": np.array(self._inputs).reshape(-1, WIDE),
+            "marks": np.array(self._marks, dtype=np.int64).reshape(-1, 2),
+            "programs": np.frombuffer("\n".join(self._programs).encode(), dtype=np.uint8),
+        }
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take over an exported state. ValueError if it does not fit."""
+        self._inputs = list(arrays["inputs"])
+        self._marks = [(seq, bool(fraud)) for seq, fraud in arrays["marks"].tolist()]
+        self._programs = arrays["programs"].tobytes().decode().split("\n")[: len(self._marks)]
 
 
 def held_out(good: Ring, fraud: Ring) -> HeldOut:

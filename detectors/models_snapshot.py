@@ -185,8 +185,9 @@ def unpacked(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
 def _loaded(manifest: Mapping[str, Any], arrays: Arrays) -> Snapshot:
     scorers = scorers_of(arrays)
     for scorer in scorers.values():
+        # Every model names the inputs it reads in one of these, or reads all of them.
         column = getattr(scorer, "column", getattr(scorer, "feature", None))
-        if column is not None and column.max(initial=0) >= WIDE:
+        if column is not None and not 0 <= column.min(initial=0) <= column.max(initial=0) < WIDE:
             raise ValueError("a model reads an input that does not exist")
     calibration = Calibration(
         tuple(manifest["programs"]),

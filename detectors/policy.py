@@ -11,7 +11,7 @@ from detectors.event_types import EVENT_TYPES
 
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,62}$")]
 Moving = Literal["earn", "redeem", "transfer", "adjust", "reverse"]
-ModelName = Literal["hst", "hst_far", "loda", "supervised"]
+ModelName = Literal["hst", "loda", "isolation", "tails", "norm", "forest"]
 HeldType = Literal["earn", "redeem", "transfer", "adjust"]
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -19,8 +19,8 @@ Chance = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Points = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Seconds = Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)]
 
-PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent))?\}")
-"""`{name}`, `{name|duration}` or `{name|percent}` in a reason's text."""
+PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent|times))?\}")
+"""`{name}`, `{name|duration}`, `{name|percent}` or `{name|times}` in a reason's text."""
 TYPES: tuple[str, ...] = tuple(EVENT_TYPES)
 
 
@@ -31,7 +31,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Text(Value, frozen=True, kw_only=True):
     """One sentence in both languages.
 
-    `{value}`, `{limit}` and names under `shows` are filled in, also as `{value|duration}` and `{value|percent}`.
+    `{value}`, `{limit}` and names under `shows` are filled in, also as `{value|duration}`, `{value|percent}` and
+    `{value|times}` (one decimal).
     """
 
     en: Annotated[str, Meta(min_length=1, max_length=300)]

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from detectors.features import unpack
-from detectors.layout import Floats
+from detectors.layout import NORM, Floats
 from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow
 from streams.layouts import LayoutBook, UnknownLayout
@@ -17,6 +17,8 @@ _ROWS = text("""
 SELECT l.seq, l.label, l.origin, d.program, d.account, d.device, d.ip, d.features, d.features_version
   FROM label_log l LEFT JOIN decision d USING (decision_id)
  WHERE l.seq > :after ORDER BY l.seq LIMIT :most""")
+# What was stored before accounts had norms is as good as an account without one.
+_NEEDED = set(INPUT_NAMES) - set(NORM)
 _LAST = text("SELECT coalesce(max(seq), 0) FROM label_log")
 
 
@@ -54,7 +56,7 @@ class LabelLog:
             stored = self._layouts.layout(conn, row.features_version)
         except UnknownLayout:  # older than the table of layouts: nobody can say what its numbers are
             return None
-        if not stored.index.keys() >= set(INPUT_NAMES):
+        if not stored.index.keys() >= _NEEDED:
             return None
         inputs: Floats = unpack([bytes(row.features)], stored, INPUT_NAMES)[0]
         return inputs

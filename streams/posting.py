@@ -29,6 +29,7 @@ from ledger.chain_cover import Cover
 from ledger.ids import IdBlocks
 from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
+from streams import norms
 from streams.decisions import Decided
 from streams.endings import Ending, endings_of
 from streams.records import Incoming
@@ -113,6 +114,8 @@ class Poster:
                 [before[i] for i in moving],
             ),
         )
+        keys = [(events[i].event.program, events[i].event.account) for i in moving]
+        norms.fill(conn, features, judge.policy.layout, keys)
         fields = [fields_of(events[i].event) for i in moving]
         decisions = decide(fields, features, judge.policy, judge.snapshot, cold=arrivals.cold)
         self._timed(time.perf_counter() - started)

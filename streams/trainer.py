@@ -21,7 +21,7 @@ from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, READY, Metrics
 from detectors.models_checkpoint import restore_state, seal_state
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import INPUTS_VERSION, PURPOSE, SnapshotRefused, checked
-from streams import model_store
+from streams import model_store, norms
 from streams.errors import dependency_down
 from streams.keys import model_key
 from streams.label_rows import LabelLog
@@ -47,8 +47,8 @@ class TrainerParams:
     learner: LearnerParams = field(default_factory=LearnerParams)
     publish: PublishParams = field(default_factory=PublishParams)
     chunk_rows: int = 500
-    publish_rows: int = 5_000
-    publish_seconds: float = 60.0
+    publish_rows: int = 25_000
+    publish_seconds: float = 120.0
     checkpoint_rows: int = 20_000
     idle_seconds: float = 1.0
 
@@ -91,6 +91,8 @@ class Trainer:
             sequence(conn)
         with self._engine.connect() as conn:
             rows = self._log.after(conn, self._learner.seq, self._params.chunk_rows)
+            norms.follow(conn, [row for _, row in rows])
+            conn.commit()
         self._learn(rows)
         if self._is_time(now, len(rows)):
             self._publish(now)

@@ -7,18 +7,33 @@ import numpy as np
 
 from detectors.layout import Floats
 from detectors.models import INPUT_NAMES, WIDE
+from detectors.models_forest import ForestParams
 from detectors.models_influence import InfluenceShape
-from detectors.models_learned import ModelParams, SupervisedShape
+from detectors.models_isolation import IsolationParams
+from detectors.models_learned import ModelParams
 from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models_tails import TailsParams
 
 SMALL = LearnerParams(
     models=ModelParams(
-        trees=4, height=4, window_rows=40, far_every=3, cuts=8, supervised=SupervisedShape(frauds_min=5)
+        trees=4,
+        height=4,
+        window_rows=40,
+        cuts=8,
+        warm_rows=40,
+        isolation=IsolationParams(trees=5, height=4, sample_rows=32, reservoir_rows=200),
+        tails=TailsParams(reservoir_rows=300, tail_knots=20, middle_knots=20),
+        forest=ForestParams(
+            trees=5, height=3, regrow_rows=40, fraud_rows=100, honest_rows=300, fraud_sample=50, honest_sample=100,
+            labels_min=5,
+        ),
     ),
     influence=InfluenceShape(rows=200, most=5),
     fraud_influence=InfluenceShape(rows=100, most=5),
+    block_rows=10,
     grace_rows=100,
-)
+    frauds_min=5,
+)  # fmt: skip
 """Models small enough for a test."""
 FREE = InfluenceShape(most=10_000)
 """No bound that a test would meet."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detectors.models import CHANCE, MODELS, WIDE
-from detectors.models_learned import ModelParams
+from detectors.models_forest import ForestParams
 from detectors.models_learner import LabelRow, Learner, OutOfOrder
 from tests.unit.model_rows import SMALL, fold, inputs, mixed, rows, unbounded
 
@@ -52,11 +52,14 @@ def test_rows_without_inputs_teach_nothing() -> None:
 
 def test_fraud_teaches_the_supervised_model_alone() -> None:
     """A row of fraud changes the weights, and no score of a model that is to know the ordinary."""
-    clean, learner = fold(mixed(300)), fold(mixed(300))
-    assert learner.learn(replace(rows(301)[300], label=1))
+    at_once = replace(SMALL, block_rows=1)
+    clean, learner = fold(mixed(300), at_once), fold(mixed(300), at_once)
+    # Enough of them that the supervised model grows a tree.
+    for row in rows(340, first=301):
+        learner.learn(replace(row, label=1))
     queries = inputs(50, seed=9)
     before, after = clean.snapshot(1).scores(queries), learner.snapshot(1).scores(queries)
-    changed = [(before[:, column] != after[:, column]).any() for column in range(len(MODELS))]
+    changed = [bool((before[:, column] != after[:, column]).any()) for column in range(len(MODELS))]
     assert changed == [name == CHANCE for name in MODELS]
 
 
@@ -77,17 +80,22 @@ def test_what_is_held_out_is_never_learned() -> None:
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_account_device_or_address_shapes_only_its_share(label: int) -> None:
-    """A thousand rows of one party, whatever else of it varies, move a canary no more than the cap allows."""
+    """A thousand rows of one party, whatever else of it varies, teach no more than the cap allows."""
     flood = np.full(WIDE, 50.0)
     of = {
         "account": [LabelRow(seq, label, "p", "mule", None, flood) for seq in range(301, 1_301)],
         "device": [LabelRow(seq, label, "p", f"b{seq}", b"farm", flood) for seq in range(301, 1_301)],
         "ip": [LabelRow(seq, label, "p", f"b{seq}", b"%d" % seq, flood, b"exit") for seq in range(301, 1_301)],
     }
-    canary = flood[None, :]
-    expected = fold(mixed(300) + of["account"][: SMALL.influence.most]).snapshot(1).scores(canary).tolist()
+    ready = fold(mixed(300))
+    most = [SMALL.influence.most, SMALL.fraud_influence.most][label]
     for flooded in of.values():
-        assert fold(mixed(300) + flooded).snapshot(1).scores(canary).tolist() == expected
+        learner = Learner(SMALL)
+        learner.restore(ready.export())
+        assert sum(learner.learn(row) for row in flooded) <= most
+    capped, free = (fold(mixed(300) + of["account"][:count]) for count in (most, 1_000))
+    canary = flood[None, :]
+    assert free.snapshot(1).scores(canary).tolist() == capped.snapshot(1).scores(canary).tolist()
 
 
 def test_influence_comes_back_with_time() -> None:
@@ -102,7 +110,7 @@ def test_influence_comes_back_with_time() -> None:
 def test_a_restored_state_goes_on_as_if_nothing_had_happened() -> None:
     """At any row, also before the first, a learner made from exported arrays ends where the first one ends."""
     log = mixed(700)
-    params = unbounded(refresh_rows=50)
+    params = unbounded()
     whole = fold(log, params)
     for at in (0, 1, 39, 41, 333, 700):
         first, second = fold(log[:at], params), Learner(params)
@@ -145,13 +153,13 @@ def test_programmes_are_bounded() -> None:
 
 
 def test_the_grace_period() -> None:
-    """A snapshot is ready once enough was learned, not before: of eleven rows one is held out."""
+    """A snapshot is ready once enough was learned, not before: one row in ten is held out, ten are learned at once."""
     assert [fold(rows(count)).snapshot(1).ready for count in (110, 111)] == [False, True]
 
 
 def test_the_supervised_model_tells_fraud_apart_with_a_calibrated_chance() -> None:
     """After enough labels fraud of the learned kind is likely, ordinary events are not, and the sum is the rate."""
-    params = unbounded(models=ModelParams(trees=4, height=4, window_rows=40, cuts=8), fraud_rows=500)
+    params = unbounded(block_rows=100, models=replace(SMALL.models, forest=ForestParams(trees=20, regrow_rows=300)))
     snapshot = fold(mixed(3_000), params).snapshot(1)
     fresh = mixed(1_000, seed=12)
     chance = snapshot.numbers(np.stack([row.inputs for row in fresh if row.inputs is not None]), ["p"] * 1_000)
