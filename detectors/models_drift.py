@@ -1,6 +1,6 @@
 """Drift: whether what the models see, and what they make of it, is still what it was.
 
-Two views. Page-Hinkley (Page, "Continuous inspection schemes", 1954; River's form of it) watches every series row by
+Two views. Page-Hinkley (Page, "Continuous inspection schemes", 1954; River's form of it) watches every input row by
 row and notices when its mean has moved. The profile of a snapshot keeps how the series were spread when it was made;
 the population stability index (PSI) compares the latest rows with the profile of a reference that stays frozen: below
 0.1 nothing happened, above 0.25 the population is another one.

@@ -59,8 +59,8 @@ _UNSUPERVISED = np.array([name != CHANCE for name in MODELS])
 class GateParams(msgspec.Struct, frozen=True, kw_only=True):
     """How much worse a snapshot may be, and where its scores must lie.
 
-    AUC and average precision may fall by `auc_loss` and `precision_loss`; the shares that the models together give good
-    rows may move by `psi_max`. Rankings are compared from `frauds_min` held-out frauds on, spreads from `rows_min`
+    AUC and average precision may fall by `auc_loss` and `precision_loss`; the shares that a model gives good rows may
+    move by `psi_max` (PSI). Rankings are compared from `frauds_min` held-out frauds on, spreads from `rows_min`
     rows. What the models together say of held-out fraud, weighted by its points, may fall by `evidence_loss` of what
     it was. A canary must lie above the share `canary_share` of good rows.
     """
@@ -69,7 +69,7 @@ class GateParams(msgspec.Struct, frozen=True, kw_only=True):
     precision_loss: float = 0.02
     evidence_loss: float = 0.05
     psi_max: float = 0.2
-    frauds_min: int = 30
+    frauds_min: int = 10
     rows_min: int = 200
     canary_share: float = 0.9
 
@@ -130,14 +130,22 @@ def _checks(
     if len(good) >= params.rows_min:
         yield from _canaries(challenger, good, params)
         if champion is not None:
-            old = together(champion.compare(rows))[~rows.fraud]
-            moved = float(psi(profile(old[:, None]), good[:, None])[0])
-            yield Check(name="PSI of scores", passed=moved <= params.psi_max, value=moved, limit=params.psi_max)
+            moved = _moved(new[~rows.fraud], champion.compare(rows)[~rows.fraud])
+            yield Check(name="PSI of shares", passed=moved <= params.psi_max, value=moved, limit=params.psi_max)
     if int(rows.fraud.sum()) < params.frauds_min or not len(good):
         return
     for whose, other in (("the champion's", champion), ("the reference's", reference)):
         if other is not None:
             yield from _rankings(score, together(other.compare(rows)), rows, params, whose)
+
+
+def _moved(new: Floats, old: Floats) -> float:
+    """How far the shares of good rows have moved, of the model that moved furthest; 0 where only one side speaks.
+
+    A chance has few steps, which are not the same ones in two snapshots: how it ranks fraud is what counts there.
+    """
+    shares = psi(profile(old), new)[_UNSUPERVISED]
+    return float(np.nanmax(shares, initial=0.0))
 
 
 def _rankings(new: Floats, old: Floats, rows: HeldOut, params: GateParams, whose: str) -> Iterator[Check]:

@@ -45,7 +45,7 @@ class ModelParams:
     cuts: int = 60
     bins: int = 12
     warm_rows: int = 500
-    isolation: IsolationParams = field(default_factory=IsolationParams)
+    isolation: IsolationParams = field(default_factory=lambda: IsolationParams(trees=64))
     tails: TailsParams = field(default_factory=TailsParams)
     forest: ForestParams = field(default_factory=ForestParams)
 
@@ -221,12 +221,15 @@ class LearnedIsolation:
         _take_rows("held", self._model._reservoir, arrays)  # noqa: SLF001  # as above
 
 
+# Of counts and amounts only much is suspicious; of times since and hours of the day both ends are.
+_SIDES: list[Side] = ["both" if "seconds" in name or "hour" in name else "high" for name in INPUT_NAMES]
+
+
 class LearnedTails:
-    """How far out each input lies, by a long memory; both ends count, as a squashed input has no bad one."""
+    """How far out each input lies, by a long memory."""
 
     def __init__(self, params: ModelParams) -> None:
-        sides: list[Side] = ["both"] * WIDE
-        self._model = Tails(sides, params.tails)
+        self._model = Tails(_SIDES, params.tails)
 
     @property
     def ready(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from detectors.layout import Floats
-from detectors.models import CHANCE, MODELS, SHARES, Arrays, squash
+from detectors.models import CHANCE, MODELS, SHARES, WIDE, Arrays, squash
 from detectors.models_calibration import Calibration, isotonic, quantiles
 from detectors.models_drift import SERIES, PageHinkley, PageHinkleyShape, Recent, profile
 from detectors.models_influence import Influence, InfluenceShape
@@ -35,8 +35,8 @@ class LearnerParams:
     Rows are learned in blocks of `block_rows`: scored with what was known before the block, then learned. A snapshot is
     ready after `grace_rows` learned. Calibration keeps the last `calibration_rows` scores of each of the first
     `programs_max` programmes, and the last `fraud_rows` of fraud; a chance is given from `frauds_min` of them on. Of
-    each class one row in `hold_out_every` is kept for comparisons: the last `hold_out_rows` good ones, and as many
-    frauds. The rate of fraud is that of about the last `rate_rows` labels.
+    the good rows one in `hold_out_every` is kept for comparisons, of frauds one in `hold_out_fraud_every`: the last
+    `hold_out_rows` of each. The rate of fraud is that of about the last `rate_rows` labels.
     """
 
     models: ModelParams = field(default_factory=ModelParams)
@@ -50,6 +50,7 @@ class LearnerParams:
     frauds_min: int = 30
     programs_max: int = 64
     hold_out_every: int = 10
+    hold_out_fraud_every: int = 5
     hold_out_rows: int = 1_500
     rate_rows: int = 50_000
     drift_rows: int = 2_000
@@ -101,7 +102,7 @@ class Learner:
         self._fraud_scores: deque[float] = deque(maxlen=params.fraud_rows)
         self._seen = [0, 0]
         self._rate = [0.0, 0.0]
-        self._hinkley = PageHinkley(params.drift)
+        self._hinkley = PageHinkley(params.drift, WIDE)
         self._recent = Recent(params.drift_rows)
         self._refresh()
 
@@ -117,7 +118,8 @@ class Learner:
         if not self._influence[fraud].admit(_party(row)):
             return False
         self._seen[fraud] += 1
-        if self._seen[fraud] % self.params.hold_out_every == 0:
+        every = self.params.hold_out_fraud_every if fraud else self.params.hold_out_every
+        if self._seen[fraud] % every == 0:
             self._kept[fraud].put(inputs, row.program)
             return False
         self._block.put(inputs, row.program, row.seq, fraud=fraud)
@@ -245,7 +247,8 @@ class Learner:
     def _watch(self, values: Floats, seq: int) -> None:
         """Whether a good row, one value a series, tells of drift."""
         self._recent.put(values)
-        moved = np.flatnonzero(self._hinkley.update(values)).tolist()
+        # The models' numbers move with every block by themselves; what they are shown does not.
+        moved = np.flatnonzero(self._hinkley.update(values[:WIDE])).tolist()
         self.drifted.extend(Drifted(seq, SERIES[each]) for each in moved)
 
     def _calibrated(self) -> Calibration:

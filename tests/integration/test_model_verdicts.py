@@ -129,9 +129,9 @@ def test_a_snapshot_that_fails_stays_a_challenger(engine: Engine, key: bytes) ->
     with engine.connect() as conn:
         row = conn.execute(text("SELECT * FROM model_verdict WHERE kind = 'refused' ORDER BY verdict_id")).first()
     assert row is not None
-    assert "PSI of scores" in row.reason
-    assert {"name": "PSI of scores", "passed": False}.items() <= next(
-        check for check in row.checks if check["name"] == "PSI of scores"
+    assert "PSI of shares" in row.reason
+    assert {"name": "PSI of shares", "passed": False}.items() <= next(
+        check for check in row.checks if check["name"] == "PSI of shares"
     ).items()
     assert [alert["error"] for alert in told(engine) if alert["alert"] == "model_refused"] == [row.reason]
     assert metrics.counter(MODEL_VERDICTS, "refused")._value.get() == len(refused)
@@ -198,11 +198,11 @@ def test_list_and_show_say_what_is_in_use_and_why(engine: Engine, key: bytes, ru
     train(engine, key, STRICT)
     listed = run("model", "list")[1]
     assert "champion, reference" in listed
-    assert "refused by trainer: PSI of scores" in listed
+    assert "refused by trainer: PSI of shares" in listed
     rows = json.loads(run("model", "list", "--json")[1])
     assert [row["version"] for row in rows] == versions(engine)[::-1]
     shown = run("model", "show", versions(engine)[-1])[1]
-    for expected in ("not in use", "PSI of scores", "drift since the reference", "another population"):
+    for expected in ("not in use", "PSI of shares", "drift since the reference", "another population"):
         assert expected in shown
     machine = json.loads(run("model", "show", "--json")[1])
     assert machine["use"] == "champion, reference"
