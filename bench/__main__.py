@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import engine, ledger, pipeline
+from bench import engine, ledger, models, pipeline
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
@@ -10,3 +10,4 @@ if __name__ == "__main__":
     engine.main()
     pipeline.main()
     ledger.main()
+    models.main()

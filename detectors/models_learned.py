@@ -55,7 +55,7 @@ class LearnedHst:
 
     def __init__(self, params: ModelParams) -> None:
         # Any: River's methods have no types.
-        self._model: Any = HalfSpaceTrees(
+        self.river: Any = HalfSpaceTrees(
             n_trees=params.trees, height=params.height, window_size=params.window_rows, seed=params.seed
         )
         self._rows, self._window_rows = 0, params.window_rows
@@ -64,19 +64,19 @@ class LearnedHst:
     @property
     def ready(self) -> bool:
         """As `Learned.ready`: once the first window is full."""
-        return not self._model._first_window  # noqa: SLF001  # River has no public name for it, and is pinned exactly
+        return not self.river._first_window  # noqa: SLF001  # River has no public name for it, and is pinned exactly
 
     def learn(self, inputs: Floats, fraud: Truths) -> None:
         """As `Learned.learn`; fraud teaches nothing."""
         for row in inputs[~fraud].tolist():
-            self._model.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
+            self.river.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
         self._rows += int((~fraud).sum())
 
     def compile(self) -> CompiledHst:
         """As `Learned.compile`. What it scores by changes once a window, so it is worked out once a window."""
         window = self._rows // self._window_rows if self._rows else -1
         if self._compiled is None or self._compiled[0] != window:
-            self._compiled = window, compile_hst(self._model, INPUT_NAMES)
+            self._compiled = window, compile_hst(self.river, INPUT_NAMES)
         return self._compiled[1]
 
     def export(self) -> Arrays:
@@ -84,7 +84,7 @@ class LearnedHst:
         masses = [[(node.l_mass, node.r_mass) for node in nodes] for nodes in self._nodes()]
         splits = [[node.threshold for node in nodes if hasattr(node, "threshold")] for nodes in self._nodes()]
         return {
-            "counters": np.array([self._model.counter, not self.ready, self._rows], dtype=np.int64),
+            "counters": np.array([self.river.counter, not self.ready, self._rows], dtype=np.int64),
             "masses": np.array(masses, dtype=np.int64),
             "splits": np.array(splits, dtype=np.float64),
         }
@@ -94,17 +94,17 @@ class LearnedHst:
         counter, first_window, self._rows = arrays["counters"].tolist()
         self._compiled = None
         if len(arrays["masses"]):
-            self._model.learn_one(dict.fromkeys(INPUT_NAMES, 0.0))
+            self.river.learn_one(dict.fromkeys(INPUT_NAMES, 0.0))
             if not np.array_equal(self.export()["splits"], arrays["splits"]):
                 raise ValueError("the trees that grow from this seed are others than those of the stored state")
             for nodes, masses in zip(self._nodes(), arrays["masses"].tolist(), strict=True):
                 for node, (left, right) in zip(nodes, masses, strict=True):
                     node.l_mass, node.r_mass = left, right
-        self._model.counter, self._model._first_window = counter, bool(first_window)  # noqa: SLF001  # as above
+        self.river.counter, self.river._first_window = counter, bool(first_window)  # noqa: SLF001  # as above
 
     def _nodes(self) -> Any:
         # River makes the list with the trees, at the first row.
-        return self._model._tree_nodes if self._model.trees else []  # noqa: SLF001  # as above
+        return self.river._tree_nodes if self.river.trees else []  # noqa: SLF001  # as above
 
 
 class LearnedLoda:
@@ -113,44 +113,44 @@ class LearnedLoda:
     def __init__(self, params: ModelParams) -> None:
         self._warm_rows = params.warm_rows
         # Any: River's methods have no types.
-        self._model: Any = LODA(n_bins=params.bins, n_random_cuts=params.cuts, seed=params.seed)
+        self.river: Any = LODA(n_bins=params.bins, n_random_cuts=params.cuts, seed=params.seed)
 
     @property
     def ready(self) -> bool:
         """As `Learned.ready`."""
-        histograms = self._model.histograms_
+        histograms = self.river.histograms_
         return bool(histograms) and histograms[0].n >= self._warm_rows
 
     def learn(self, inputs: Floats, fraud: Truths) -> None:
         """As `Learned.learn`; fraud teaches nothing."""
         for row in inputs[~fraud].tolist():
-            self._model.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
+            self.river.learn_one(dict(zip(INPUT_NAMES, row, strict=True)))
 
     def compile(self) -> CompiledLoda:
         """As `Learned.compile`."""
-        return compile_loda(self._model, INPUT_NAMES)
+        return compile_loda(self.river, INPUT_NAMES)
 
     def export(self) -> Arrays:
         """As `Learned.export`: the histograms; the cuts are drawn again from the seed."""
-        histograms = self._model.histograms_
+        histograms = self.river.histograms_
         bins = [(each.left, each.right, each.count) for histogram in histograms for each in histogram.data]
         return {
             "rows": np.array([histogram.n for histogram in histograms], dtype=np.int64),
             "filled": np.array([len(histogram.data) for histogram in histograms], dtype=np.int64),
             "bins": np.array(bins, dtype=np.float64).reshape(-1, 3),
-            "weights": np.array([list(each.values()) for each in self._model.projections_], dtype=np.float64),
+            "weights": np.array([list(each.values()) for each in self.river.projections_], dtype=np.float64),
         }
 
     def restore(self, arrays: Arrays) -> None:
         """As `Learned.restore`."""
         if not len(arrays["rows"]):
             return
-        self._model.learn_one(dict.fromkeys(INPUT_NAMES, 0.0))
+        self.river.learn_one(dict.fromkeys(INPUT_NAMES, 0.0))
         if not np.array_equal(self.export()["weights"], arrays["weights"]):
             raise ValueError("the cuts that are drawn from this seed are others than those of the stored state")
         bins = iter(arrays["bins"].tolist())
         for histogram, rows, filled in zip(
-            self._model.histograms_, arrays["rows"].tolist(), arrays["filled"].tolist(), strict=True
+            self.river.histograms_, arrays["rows"].tolist(), arrays["filled"].tolist(), strict=True
         ):
             histogram.n = rows
             histogram.data = [

@@ -94,7 +94,8 @@ class Learner:
         self.learned = 0
         self.drifted: deque[Drifted] = deque(maxlen=DRIFTED_KEPT)
         """What drifted, oldest first; whoever tells of it empties it. No part of the state."""
-        self._models = build(params.models)
+        self.models = build(params.models)
+        """The models as they stand after the last block."""
         self._influence = (Influence(params.influence), Influence(params.fraud_influence))
         self._kept = (Ring(params.hold_out_rows), Ring(params.hold_out_rows))
         self._block = Block()
@@ -153,7 +154,7 @@ class Learner:
         scores = [np.array(each).reshape(-1, len(MODELS)) for each in self._scores.values()]
         return nested(
             {
-                **{name: model.export() for name, model in self._models.items()},
+                **{name: model.export() for name, model in self.models.items()},
                 "good": self._influence[0].export(),
                 "bad": self._influence[1].export(),
                 "kept_good": self._kept[0].export(),
@@ -176,7 +177,7 @@ class Learner:
 
     def restore(self, arrays: Arrays) -> None:
         """Go on from an exported state of the same parameters. KeyError or ValueError if it is none."""
-        for name, model in self._models.items():
+        for name, model in self.models.items():
             model.restore(part(arrays, name))
         for number, kind in enumerate(("good", "bad")):
             self._influence[number].restore(part(arrays, kind))
@@ -221,15 +222,15 @@ class Learner:
             else:
                 self._note(programs[row], scores[row])
                 self._watch(np.concatenate((inputs[row], numbers[row])), seqs[row])
-        for model in self._models.values():
+        for model in self.models.values():
             model.learn(inputs, fraud)
         self.learned += len(inputs)
         self._refresh()
 
     def _refresh(self) -> None:
         """What follows from the state, as it stands between two blocks."""
-        self._scorers = {name: model.compile() for name, model in self._models.items()}
-        self._speaks = np.array([model.ready for model in self._models.values()])
+        self._scorers = {name: model.compile() for name, model in self.models.items()}
+        self._speaks = np.array([model.ready for model in self.models.values()])
         self._calibration = self._calibrated()
 
     def _note(self, program: str, scores: Floats) -> None:
