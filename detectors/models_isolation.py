@@ -35,7 +35,7 @@ class IsolationParams:
     reservoir_rows: int = 8_192
     horizon_rows: int = 1_000_000
     first_rows: int = 32
-    regrow_rows: int = 50
+    regrow_rows: int = 200
 
 
 class IsolationForest:
