@@ -121,7 +121,7 @@ LOTS_EXPIRED = Metric(
     "Nothing where many fall due: the relay is behind or refused, see its log. Nobody can spend them meanwhile.",
 )  # fmt: skip
 VELOCITY_COLD = Metric(
-    "velocity_cold", "gauge", "1 while the velocity store is cold (flushed, failed over) and is being rebuilt.",
+    "velocity_cold", "gauge", "1 while the velocity store lacks what the policy reads (flushed, or a new kind).",
     "Outflows are held meanwhile. It rebuilds by itself from PostgreSQL; 1 for long: look at Redis memory and the log.",
 )  # fmt: skip
 MODEL_SEQ = Metric(

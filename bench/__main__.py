@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import engine, ledger, models, pipeline
+from bench import engine, ledger, models, pipeline, velocity
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
@@ -11,3 +11,4 @@ if __name__ == "__main__":
     pipeline.main()
     ledger.main()
     models.main()
+    velocity.main()

@@ -26,7 +26,7 @@ from detectors.event import milliseconds, points_of
 from detectors.event_types import AccountCreated, Earn, Event
 from detectors.features import account_times, assemble, moments
 from detectors.layout import Floats, Layout, by_name
-from detectors.velocity import DISTINCT, KINDS, VELOCITY_FEATURES, WINDOWS
+from detectors.velocity_names import KINDS, SUMS, spec_of
 
 FILE = "ecom_visible.csv.gz"
 SAME_MINUTE = "same_minute_signup"
@@ -70,30 +70,30 @@ def _entries(number: int, row: dict[str, str]) -> Iterable[tuple[tuple[datetime,
     yield (bought, number, 1), Earn(**common, id=f"p{number}", occurred_at=bought, points=points), fraud
 
 
-def velocity(events: Sequence[Event]) -> Floats:
-    """All aggregates by looking through each entity's events: float64[n, 44] by the contract of detectors.velocity."""
+def velocity(events: Sequence[Event], names: Sequence[str]) -> Floats:
+    """Counts, sums and others by looking through each entity's events: float64[n, names] by the contract."""
     seen: dict[tuple[str, str | None], list[tuple[int, Event]]] = defaultdict(list)
-    values = np.zeros((len(events), len(VELOCITY_FEATURES)))
+    kinds, values = ("account", "device", "ip"), np.zeros((len(events), len(names)))
     for row, event in enumerate(events):
         now = milliseconds(event.occurred_at)
-        column = 0
-        for kind in KINDS:
-            entity = getattr(event, kind)
-            before = seen[kind, entity] if entity is not None else []
-            inside = [[other for time, other in before if now - window <= time <= now] for window in WINDOWS.values()]
-            counted = [[len(each) for each in inside], [sum(map(points_of, each)) for each in inside]]
-            # Nothing is transferred in this file, so nobody has peers.
-            others = {"devices": "device", "ips": "ip", "accounts": "account", "peers": None}
-            counted += [[_distinct(each, others[what]) for each in inside] for what in DISTINCT[kind]]
-            flat = [number for numbers in counted for number in numbers]
-            values[row, column : column + len(flat)] = flat
-            column += len(flat)
-        for kind in KINDS:
-            seen[kind, getattr(event, kind)].append((now, event))
+        for column, name in enumerate(names):
+            spec = spec_of(name)
+            if spec is None:  # nothing here is approximate
+                continue
+            before = seen[KINDS[spec.kind], getattr(event, KINDS[spec.kind])]
+            inside = [other for time, other in before if now - spec.window_ms <= time <= now]
+            values[row, column] = _value(inside, spec.aggregate)
+        for kind in kinds:
+            if getattr(event, kind) is not None:
+                seen[kind, getattr(event, kind)].append((now, event))
     return values
 
 
-def _distinct(events: Sequence[Event], field: str | None) -> int:
+def _value(events: Sequence[Event], aggregate: str) -> int:
+    if aggregate in SUMS[:2]:
+        return len(events) if aggregate == "count" else sum(map(points_of, events))
+    # Nothing is transferred in this file, so nobody has peers.
+    field = {"devices": "device", "ips": "ip", "accounts": "account", "peers": None}[aggregate]
     return len({getattr(event, field) for event in events} - {None}) if field else 0
 
 
@@ -119,8 +119,7 @@ def main(folder: Path) -> int:
     before, _ = account_times(labelled.events, times, {})
     policy = load_policy(default_policy_text())
     layout = policy.layout
-    counted = by_name(velocity(labelled.events), Layout(VELOCITY_FEATURES), layout.velocity)
-    features = assemble(layout, counted, moments(labelled.events, times, before))
+    features = assemble(layout, velocity(labelled.events, layout.velocity), moments(labelled.events, times, before))
     print(f"{sum(labelled.purchase)} purchases, {sum(np.array(labelled.fraud)[labelled.purchase])} labelled fraud")
     for name, each in (("default policy", policy), (f"without {SAME_MINUTE}", _without(policy))):
         figures = measure(labelled, features, layout, each)

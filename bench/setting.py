@@ -16,12 +16,13 @@ from detectors.event import decode, milliseconds
 from detectors.event_refusal import Invalid
 from detectors.event_types import Event
 from detectors.features import AccountTimes, account_times, assemble, moments
-from detectors.layout import Layout, by_name, layout_of
+from detectors.layout import by_name, layout_of
 from detectors.models import INPUT_NAMES
 from detectors.models_learned import ModelParams
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import Sealed, seal
-from detectors.velocity import VELOCITY_FEATURES, Observed, observations
+from detectors.velocity import Observed, observations
+from detectors.velocity_names import demand_of
 from ledger.migrate import migrate
 from ledger.programs import create_program
 from streams import model_store
@@ -56,17 +57,17 @@ async def trained(secret: bytes, seed: int) -> Sealed:
     """A snapshot that learned from a few thousand events of the workload's kind, signed for the workers."""
     keys, learner = Keys(secret), Learner(LearnerParams(models=ModelParams(seed=seed)))
     events, layout = list(_events(seed)), layout_of(INPUT_NAMES)
-    store = MemoryVelocityStore("bench")
+    demand, store = demand_of(layout.velocity), MemoryVelocityStore(None)
     stored: dict[tuple[str, str], AccountTimes] = {}
     for start in range(0, len(events), CHUNK):
         chunk = events[start : start + CHUNK]
         times = [milliseconds(event.occurred_at) for event in chunk]
         observed = [Observed(event, time_ms) for event, time_ms in zip(chunk, times, strict=True)]
-        velocity = await store.observe(observations(observed, keys))
+        velocity = await store.observe(observations(observed, keys, demand.coverage.kinds), demand)
         before, changed = account_times(chunk, times, stored)
         stored |= changed
-        counted = by_name(velocity.values, Layout(VELOCITY_FEATURES), layout.velocity)
-        inputs = by_name(assemble(layout, counted, moments(chunk, times, before)), layout, INPUT_NAMES)
+        features = assemble(layout, velocity.values, moments(chunk, times, before))
+        inputs = by_name(features, layout, INPUT_NAMES)
         for row, event in enumerate(chunk):
             device = keys.device(event.device) if event.device else None
             learner.learn(LabelRow(learner.seq + 1, 0, event.program, event.account, device, inputs[row]))

@@ -18,7 +18,7 @@ from config.settings import Settings
 from ledger.programs import create_program
 from streams.acts import program_created
 from streams.kafka import cluster_id, partitions_of
-from streams.observing import epoch_token
+from streams.observing import stored_epoch
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def _ready(settings: Settings) -> bool:
         while True:
             with engine.connect() as conn:
                 owned = conn.execute(_OWNED, {"log_id": settings.log_id, "topics": list(topics)}).scalar_one()
-                store.epoch = epoch_token(conn)
+                store.epoch = stored_epoch(conn)
             if owned >= expected and await _is_warm(store):
                 return True
             if time.monotonic() > deadline:

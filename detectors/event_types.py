@@ -47,6 +47,8 @@ class Common(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     device: Id | None = None
     ip: Id | None = None
     staff: Id | None = None
+    payment: Id | None = None
+    referrer: Id | None = None
 
 
 class Earn(Common, frozen=True, kw_only=True, tag="earn"):
@@ -113,8 +115,6 @@ class AccountCreated(Common, frozen=True, kw_only=True, tag="account.created"):
 
     type: ClassVar[str] = "account.created"
 
-    referrer: Id | None = None
-
 
 class Login(Common, frozen=True, kw_only=True, tag="login"):
     """A member logged in."""
@@ -173,7 +173,6 @@ class MemberJoined(Common, frozen=True, kw_only=True, tag="member.joined"):
     type: ClassVar[str] = "member.joined"
 
     tier: Id | None = None
-    referrer: Id | None = None
 
 
 class MemberUpdated(Common, frozen=True, kw_only=True, tag="member.updated"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from detectors.layout import FIXED, Floats, Layout, is_feature
 from detectors.policy import ModelName
-from detectors.velocity import VELOCITY_FEATURES
+from detectors.velocity_names import KINDS, OTHERS, SINCE, SUMS, advice
 
 Mask = NDArray[np.bool_]
 Bound = Callable[[Floats], Mask]
@@ -27,8 +27,13 @@ Bound = Callable[[Floats], Mask]
 MODEL_NUMBERS: tuple[str, ...] = tuple(f"model.{name}" for name in get_args(ModelName))
 STRINGS: tuple[str, ...] = ("event.program", "event.type", "event.store", "event.channel", "event.campaign")
 FLAGS: tuple[str, ...] = ("event.fulfilled", "event.has_device", "event.has_ip")
-EXAMPLES: tuple[str, ...] = (*FIXED, *MODEL_NUMBERS, *STRINGS, *FLAGS, *VELOCITY_FEATURES)
-"""Names to suggest for one that does not exist."""
+VELOCITY_EXAMPLES: tuple[str, ...] = tuple(
+    f"velocity.{kind}.{value}"
+    for kind in KINDS
+    for value in (*(f"{aggregate}_24h" for aggregate in (*SUMS, *OTHERS[kind])), *SINCE)
+)
+EXAMPLES: tuple[str, ...] = (*FIXED, *MODEL_NUMBERS, *STRINGS, *FLAGS, *VELOCITY_EXAMPLES)
+"""Names to suggest for one that does not exist; velocity stands for any window."""
 FUNCTIONS = frozenset({"size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string"})
 KEYWORDS = frozenset({"true", "false", "in"})
 DEPTH_MAX = 20
@@ -106,6 +111,8 @@ def columns_of(layout: Layout) -> dict[str, int]:
 
 def near(name: str) -> str:
     """What to do about a name that does not exist."""
+    if name.startswith("velocity."):
+        return advice(name)
     found = difflib.get_close_matches(name, EXAMPLES, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(found)}?" if found else "see docs/policy.md for the names"
 

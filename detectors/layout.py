@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.velocity import is_velocity, ordered
+from detectors.velocity_names import APPROXIMATE, is_velocity, ordered
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -37,7 +37,7 @@ LINKS: Final = ("links.accounts", "links.fresh_accounts", "links.held_accounts",
 """The account's cluster: its size, how many of it are fresh or have held points, points at stake, and its risk."""
 LISTS: Final = ("lists.allow", "lists.block", "lists.watch")
 """1 if any entity of the event stands on a list of that kind; `lists.<name>` asks for one list."""
-FIXED: Final = (*ACCOUNT, *EVENT, *NORM, *LINKS, *LISTS)
+FIXED: Final = (APPROXIMATE, *ACCOUNT, *EVENT, *NORM, *LINKS, *LISTS)
 VERSION_LENGTH: Final = 16
 
 _LIST = re.compile(r"lists\.[a-z][a-z0-9_]{0,62}")
@@ -50,7 +50,10 @@ class UnknownFeature(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of the columns: velocity, the fixed groups, then named lists. Build it with `layout_of`."""
+    """The names of the columns: velocity, the fixed groups, then named lists. Build it with `layout_of`.
+
+    Velocity ends with APPROXIMATE, which every layout has.
+    """
 
     names: tuple[str, ...]
 

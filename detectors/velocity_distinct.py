@@ -6,25 +6,19 @@ others is a sample for wide windows (detectors/velocity_fold.py): these are coun
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from detectors.velocity import Floats, Hashes, Integers, Truths
-from detectors.velocity_fold import COLUMNS, LEVELS, NEVER, belongs
-from detectors.velocity_groups import grouped, representatives
+from detectors.velocity_fold import LEVELS, NEVER, belongs
+from detectors.velocity_groups import expand, grouped, representatives
 from detectors.velocity_log import mixed
-from detectors.velocity_tables import (
-    OUTSIDE,
-    WINDOW_COUNT,
-    Asked,
-    Met,
-    Scale,
-    Tables,
-    bins,
-    expand,
-    histogram,
-    running,
-)
+from detectors.velocity_names import Windows
+from detectors.velocity_tables import Asked, Met, Tables, bins, histogram, running, span
+
+BUSY: Final = 8
+"""From so many questions of one log in a batch on, its others are counted in another way."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +50,13 @@ class _New:
         mine = belongs(self.other, level)
         return _New(self.asked[mine], self.shown[mine], self.known[mine], self.other[mine])
 
-    def count(self, questions: int) -> Integers:
-        """Count them for each question, int64[q, 4]."""
-        size = WINDOW_COUNT + 1
+    def count(self, shape: tuple[int, int]) -> Integers:
+        """Count them for each question and window, int64[q, w]."""
+        questions, width = shape
+        size = width + 1
         change = np.bincount(self.asked * size + self.shown, minlength=questions * size)
         change -= np.bincount(self.asked * size + self.known, minlength=questions * size)
-        added: Integers = change.reshape(questions, size)[:, :WINDOW_COUNT].cumsum(axis=1)
+        added: Integers = change.reshape(questions, size)[:, :width].cumsum(axis=1)
         return added
 
 
@@ -81,11 +76,11 @@ class _Beyond:
         mine = belongs(self.other, level)
         return _Beyond(self.asked[mine], self.bin[mine], self.other[mine])
 
-    def count(self, questions: int) -> Integers:
-        """Count them for each question, int64[q, 4]."""
+    def count(self, shape: tuple[int, int]) -> Integers:
+        """Count them for each question and window, int64[q, w]."""
         if not len(self.asked):
-            return np.zeros((questions, WINDOW_COUNT), dtype=np.int64)
-        return histogram(self.asked, self.bin, questions).astype(np.int64)
+            return np.zeros(shape, dtype=np.int64)
+        return histogram(self.asked, self.bin, shape)
 
 
 @dataclass(frozen=True)
@@ -100,9 +95,10 @@ class _Ranges:
     low: Integers
     high: Integers
     end: Integers
+    busy: "_Busy"
 
     def count(self) -> Integers:
-        """Count distinct others, as if each question were about the latest of its log, int64[q, 4]."""
+        """Count distinct others, as if each question were about the latest of its log, int64[q, w]."""
         nexts = running(self.has_next)
         return (self.high[:, None] - self.low) - (nexts[self.end][:, None] - nexts[self.low])
 
@@ -119,77 +115,127 @@ class _Ranges:
         return found - np.searchsorted(nexts, self.end[asked]) + np.searchsorted(nexts, low)
 
 
-def distinct(tables: Tables, column: int) -> Floats:
-    """Count the distinct others of a column for each question and window, float64[q, 4]."""
-    met, questions = tables.met(column), len(tables.asked.log)
-    tail = tables.logs.rows[COLUMNS[column]]
+@dataclass(frozen=True)
+class _Busy:
+    """Questions about ordered logs that are asked much in one batch: there, pairs of others would be too many.
+
+    Such questions, one after the other, see windows whose ends only move on. So the questions for which a record is the
+    last of its other in the window are a range: after it was observed, until its other comes again (`next`) or the
+    window has left it. `asked` bool[q] marks the questions, `order` are they by row; `place` are the records' places.
+    """
+
+    asked: Truths
+    order: Integers
+    place: Integers
+    next: Integers
+    other: Hashes
+
+    def count(self, ranges: "_Ranges", level: int, values: Floats) -> None:
+        """Count the others of a level that lie in each window, into values float64[q, w]."""
+        size = len(self.order)
+        if not size:
+            return
+        members = np.flatnonzero(belongs(self.other, level))
+        place = self.place[members]
+        high = ranges.high[self.order]
+        seen = np.searchsorted(high, place, side="right")
+        again = np.searchsorted(high, self.next[members], side="right")
+        for window in range(values.shape[1]):
+            left = np.searchsorted(ranges.low[self.order, window], place, side="right")
+            stop = np.minimum(again, left)
+            counted = seen < stop
+            change = np.bincount(seen[counted], minlength=size + 1) - np.bincount(stop[counted], minlength=size + 1)
+            values[self.order, window] = np.cumsum(change)[:size]
+
+
+def distinct(tables: Tables, column: int, windows: Windows) -> Floats:
+    """Count the distinct others of a column for each question and each of w windows, float64[q, w]."""
+    met, shape = tables.met(column), (len(tables.asked.log), len(windows))
+    tail = tables.logs.rows["others"][:, column]
     tail_row = np.unique(tables.pairs.row)
     tail_row = tail_row[tail[tail_row] != 0]
     groups = _group(met, mixed(tail[tail_row], tables.logs.of[tail_row]))
-    ranges = _ranges(tables, met, groups)
-    beyond = _beyond(tables.asked, met, groups, ranges)
-    new = _new(tables, tail, tail_row, groups)
-    values = (ranges.count() + beyond.count(questions) + new.count(questions)).astype(np.float64)
-    if not tables.logs.summaries:
+    ranges = _ranges(tables, met, groups, windows)
+    beyond = _beyond(tables.asked, met, groups, ranges, windows)
+    new = _new(tables, tail, tail_row, groups, windows)
+    values = (ranges.count() + beyond.count(shape) + new.count(shape)).astype(np.float64)
+    ranges.busy.count(ranges, 0, values)
+    level = _levels(tables, column, windows)
+    if level is None:
         return values
-    level, places = _levels(tables, column), None
+    places = None
     for number in range(1, int(level.max(initial=0)) + 1):
         beyond, new, places = beyond.part(number), new.part(number), ranges.members(number, places)
         asked, window = np.nonzero(level == number)
         if len(asked):
-            others = beyond.count(questions) + new.count(questions)
+            counted = np.zeros(shape)
+            others = beyond.count(shape) + new.count(shape)
             members = ranges.count_members(places, asked, window) + others[asked, window]
-            values[asked, window] = members * float(1 << number)
+            counted[asked, window] = members
+            ranges.busy.count(ranges, number, counted)
+            values[asked, window] = counted[asked, window] * float(1 << number)
     return np.maximum.accumulate(values, axis=1)
 
 
-def _levels(tables: Tables, column: int) -> Integers:
-    """Give the lowest level whose sample covers each window, int64[q, 4]."""
-    level = np.zeros((len(tables.asked.log), WINDOW_COUNT), dtype=np.int64)
-    covers = {log: summary.cover[column] for log, summary in tables.logs.summaries.items()}
-    partial = [log for log, cover in covers.items() if cover[0] > NEVER]
-    if not partial:
-        return level
+def _busy(tables: Tables, met: Met, groups: _Groups) -> _Busy:
+    asked, logs = tables.asked, len(tables.logs.start) - 1
+    busy = np.bincount(asked.log, minlength=logs) >= BUSY
+    chosen = busy[asked.log] & asked.ordered
+    order = np.flatnonzero(chosen)
+    order = order[np.argsort(asked.row[order], kind="stable")]
+    log = np.zeros(logs, dtype=np.bool_)
+    log[asked.log[order]] = True
+    place = np.flatnonzero(log[met.log])
+    following = np.full(len(met.other), len(met.other), dtype=np.int64)
+    again = np.flatnonzero(groups.again)
+    following[groups.order[again - 1]] = groups.order[again]
+    return _Busy(chosen, order, place, following[place], met.other[place])
+
+
+def _levels(tables: Tables, column: int, windows: Windows) -> Integers | None:
+    """Give the lowest level whose sample covers each window, int64[q, w]; None if all are covered by all others."""
+    summaries = tables.logs.summaries
+    partial = np.flatnonzero(summaries.cover[:, column, 0] > NEVER)
+    if not len(partial):
+        return None
+    level = np.zeros((len(tables.asked.log), len(windows)), dtype=np.int64)
     number = np.full(len(tables.logs.start), -1, dtype=np.int64)
-    number[partial] = np.arange(len(partial))
-    cover = np.stack([covers[log] for log in partial])
+    number[summaries.log[partial]] = np.arange(len(partial))
+    cover = summaries.cover[partial, column]
     asking = number[tables.asked.log]
     chosen = np.flatnonzero(asking >= 0)
-    uncovered = tables.asked.since[chosen][:, :, None] <= cover[asking[chosen]][:, None, :]
+    uncovered = tables.asked.since(windows)[chosen][:, :, None] <= cover[asking[chosen]][:, None, :]
     level[chosen] = np.minimum(np.count_nonzero(uncovered, axis=2), LEVELS - 1)
     return level
 
 
-def _ranges(tables: Tables, met: Met, groups: _Groups) -> _Ranges:
-    asked, scale = tables.asked, tables.scale
-    has_next = np.zeros(len(met.key), dtype=np.bool_)
+def _ranges(tables: Tables, met: Met, groups: _Groups, windows: Windows) -> _Ranges:
+    asked, scale, key = tables.asked, tables.scale, met.entries.key
+    has_next = np.zeros(len(key), dtype=np.bool_)
     has_next[groups.order[np.flatnonzero(groups.again) - 1]] = True
-    return _Ranges(
-        met.other,
-        has_next,
-        low=np.searchsorted(met.key, scale(asked.log[:, None], asked.since)),
-        high=np.searchsorted(met.key, scale(asked.log, asked.as_of), side="right"),
-        end=np.searchsorted(met.key, (asked.log + 1) << scale.bits),
-    )
+    low, high = met.entries.bounds(tables, windows)
+    end = np.searchsorted(key, (asked.log + 1) << scale.bits)
+    return _Ranges(met.other, has_next, low, high, end, _busy(tables, met, groups))
 
 
-def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges) -> _Beyond:
-    if np.array_equal(ranges.high, ranges.end):
+def _beyond(asked: Asked, met: Met, groups: _Groups, ranges: _Ranges, windows: Windows) -> _Beyond:
+    high = np.where(ranges.busy.asked, ranges.end, ranges.high)
+    if np.array_equal(high, ranges.end):
         none = np.empty(0, dtype=np.int64)
         return _Beyond(none, none, np.empty(0, dtype=np.uint64))
     again = np.flatnonzero(groups.again)
-    repeats = np.zeros(len(met.key), dtype=np.bool_)
+    repeats = np.zeros(len(met.other), dtype=np.bool_)
     repeats[groups.order[again]] = True
     upto = running(repeats)
-    which, place = expand(upto[ranges.high], upto[ranges.end])
-    previous = np.zeros(len(met.key), dtype=np.int64)
+    which, place = expand(upto[high], upto[ranges.end] - upto[high])
+    previous = np.zeros(len(met.other), dtype=np.int64)
     previous[groups.order[again]] = groups.time[again - 1]
     age = np.maximum(asked.as_of[which] - previous[repeats][place], 0)
-    return _Beyond(which, bins(age), met.other[repeats][place])
+    return _Beyond(which, bins(windows, age), met.other[repeats][place])
 
 
 def _group(met: Met, further: Hashes) -> _Groups:
-    size = len(met.key)
+    size = len(met.other)
     group = representatives(np.concatenate((mixed(met.other, met.log), further)))
     order = grouped(group[:size])
     ordered = group[order]
@@ -202,7 +248,7 @@ def _group(met: Met, further: Hashes) -> _Groups:
     return _Groups(order, met.time[order], again, start[group[size:]], stop[group[size:]])
 
 
-def _new(tables: Tables, tail: Hashes, tail_row: Integers, groups: _Groups) -> _New:
+def _new(tables: Tables, tail: Hashes, tail_row: Integers, groups: _Groups, windows: Windows) -> _New:
     """Find the others that the tail shows each question, and in which windows they are new."""
     if not len(tail_row):
         none = np.empty(0, dtype=np.int64)
@@ -213,29 +259,25 @@ def _new(tables: Tables, tail: Hashes, tail_row: Integers, groups: _Groups) -> _
     place = np.zeros(len(tail), dtype=np.int64)
     place[tail_row] = np.arange(len(tail_row))
     pairs = tables.pairs.part(coded[tables.pairs.row] >= 0)
+    bin_ = bins(windows, pairs.age)
     each = pairs.asked * len(names) + coded[pairs.row]
-    order = np.argsort(each * (OUTSIDE + 1) + pairs.bin, kind="stable")
+    order = np.argsort(each * (len(windows) + 1) + bin_, kind="stable")
     each = each[order]
     first = order[np.concatenate((each[:1] == each[:1], each[1:] != each[:-1]))]
-    question, shown, row = pairs.asked[first], pairs.bin[first], pairs.row[first]
-    known = _known(groups, place[row], tables.asked.as_of[question])
+    question, shown, row = pairs.asked[first], bin_[first], pairs.row[first]
+    known = _known(groups, place[row], tables.asked.as_of[question], windows)
     return _New(question, shown, np.maximum(known, shown), tail[row])
 
 
-def _known(groups: _Groups, place: Integers, as_of: Integers) -> Integers:
-    """Give the narrowest window in which the records before the tail show an other as of a time, or OUTSIDE."""
+def _known(groups: _Groups, place: Integers, as_of: Integers, windows: Windows) -> Integers:
+    """Give the narrowest window in which the records before the tail show an other as of a time, or len(windows)."""
     start, stop = groups.start[place], groups.stop[place]
     if not len(groups.time) or not len(place):
-        return np.full(len(place), OUTSIDE)
-    scale = _span(groups.time, as_of)
+        return np.full(len(place), len(windows))
+    scale = span((groups.time, as_of))
     rank = np.cumsum(~groups.again) - 1
     key = scale(rank, groups.time)
     group = rank[np.minimum(start, len(rank) - 1)]
     latest = np.searchsorted(key, scale(group, as_of), side="right") - 1
     there = (latest >= start) & (start < stop)
-    return np.where(there, bins(as_of - groups.time[latest]), OUTSIDE)
-
-
-def _span(*times: Integers) -> Scale:
-    base = min(int(time.min()) for time in times)
-    return Scale(base, (max(int(time.max()) for time in times) - base + 1).bit_length())
+    return np.where(there, bins(windows, as_of - groups.time[latest]), len(windows))

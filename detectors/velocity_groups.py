@@ -1,4 +1,4 @@
-"""Grouping equal hashes without sorting them: NumPy sorts a number in 30 ns, and puts it into a table in 5."""
+"""Grouping equal hashes without sorting them (NumPy sorts a number in 30 ns, and puts it into a table in 5); ranges."""
 
 from typing import Final
 
@@ -39,3 +39,10 @@ def grouped(group: Integers) -> Integers:
     """Give a stable order that puts equal numbers next to each other; small numbers are ordered fastest."""
     small = group.max(initial=0) < _RADIX_MAX
     return np.argsort(group.astype(np.uint16) if small else group, kind="stable")
+
+
+def expand(start: Integers, length: Integers) -> tuple[Integers, Integers]:
+    """List the numbers of ranges one after the other, and beside each number which range it is of."""
+    which = np.repeat(np.arange(len(length)), length)
+    offset = start - (np.cumsum(length) - length)
+    return which, np.arange(len(which)) + offset[which]

@@ -1,25 +1,25 @@
 """The arrays that all aggregates of a batch are counted from.
 
-The records of a log fall in two parts: what was there before the first event of the batch asks (`Totals`, `Met`), and
-the tail from there on. The first part is put in order of time, so that a window is a range found by binary search. In
-the short tail every event meets the records before it one by one (`Pairs`).
+The records of a log fall in two parts. Those before the tail (`Totals`, `Met`) are put in order of time, so that a
+window is a range found by binary search. In the tail every event meets the records before it one by one (`Pairs`).
+A log whose events come in the order of their times, as nearly all do, needs no tail: what was observed before an event
+is what stands before it. Else the tail begins with the first event of the batch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.velocity import WINDOWS, Floats, Hashes, Integers, Truths
-from detectors.velocity_fold import COLUMNS, Summary
+from detectors.velocity import Hashes, Integers, Truths
+from detectors.velocity_fold import Summaries
+from detectors.velocity_groups import expand
 from detectors.velocity_log import Logs
+from detectors.velocity_names import Windows
 
-LENGTHS: Final = np.array(list(WINDOWS.values()), dtype=np.int64)
-WINDOW_COUNT: Final = len(LENGTHS)
-OUTSIDE: Final = WINDOW_COUNT
-"""The bin of an age that lies in no window."""
+_NOTHING: Final = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -36,65 +36,92 @@ class Scale:
 
 @dataclass(frozen=True)
 class Asked:
-    """q questions: about which log, as of which time, and the row of the event's own record."""
+    """q questions: about which log, as of which time, the row of the event's own record, and whether without a tail."""
 
     log: Integers
     as_of: Integers
     row: Integers
+    ordered: Truths
 
-    @cached_property
-    def since(self) -> Integers:
-        """The start of each window, int64[q, 4]."""
-        return self.as_of[:, None] - LENGTHS
+    def since(self, windows: Windows) -> Integers:
+        """The start of each of w windows, int64[q, w]."""
+        return self.as_of[:, None] - windows
 
     def part(self, chosen: Truths) -> "Asked":
         """Give some of the questions."""
-        return Asked(self.log[chosen], self.as_of[chosen], self.row[chosen])
+        return Asked(self.log[chosen], self.as_of[chosen], self.row[chosen], self.ordered[chosen])
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Entries of logs ordered by log and time. `key` is the Scale's, int64[e].
+
+    `rows` counts, for each row of the logs and one more, the entries that are rows before it, `older` int64[m] the
+    entries of each log that are no rows, but remembered of a summary.
+    """
+
+    key: Integers
+    rows: Integers
+    older: Integers
+
+    def bounds(self, tables: "Tables", windows: Windows) -> tuple[Integers, Integers]:
+        """Give the places at which each question's windows begin, int64[q, w], and what it may see ends, int64[q]."""
+        asked, scale = tables.asked, tables.scale
+        low = np.searchsorted(self.key, scale(asked.log[:, None], asked.since(windows)))
+        high = np.searchsorted(self.key, scale(asked.log, asked.as_of), side="right")
+        first = np.searchsorted(self.key, asked.log << scale.bits)
+        before = self.rows[asked.row] - self.rows[tables.logs.start[asked.log]]
+        return low, np.where(asked.ordered, first + self.older[asked.log] + before, high)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Running totals of the records before the tail and of the summaries' buckets, ordered by log and time.
+    """Running totals of the records before the tail and of the summaries' buckets.
 
-    `key` is the Scale's, int64[e]; `count` and `points` int64[e + 1] begin with 0.
+    `time` and `largest` int64[e]; `count`, `moving` and `points` int64[e + 1] begin with 0.
     """
 
-    key: Integers
+    entries: Sorted
+    time: Integers
+    largest: Integers
     count: Integers
+    moving: Integers
     points: Integers
 
-    def ranges(self, asked: Asked, scale: Scale) -> tuple[Integers, Integers]:
-        """Count the records and add up the points of each window, both int64[q, 4]."""
-        low = np.searchsorted(self.key, scale(asked.log[:, None], asked.since))
-        high = np.searchsorted(self.key, scale(asked.log, asked.as_of), side="right")[:, None]
-        return self.count[high] - self.count[low], self.points[high] - self.points[low]
+    def ranges(self, tables: "Tables", windows: Windows) -> tuple[Integers, Integers]:
+        """Give the places at which each window begins, int64[q, w], and ends, int64[q, 1]."""
+        low, high = self.entries.bounds(tables, windows)
+        return low, high[:, None]
+
+    def most(self, low: Integers, high: Integers) -> Integers:
+        """Give the largest amount in each range, 0 in an empty one, int64[q, w]."""
+        high = np.broadcast_to(high, low.shape)
+        bounds = np.stack((low, high), axis=-1).ravel()
+        found = np.maximum.reduceat(np.append(self.largest, 0), bounds)[::2].reshape(low.shape)
+        return np.where(low < high, found, 0)
 
 
 @dataclass(frozen=True)
 class Met:
-    """Records before the tail that show an other of one column, and the others summaries remember, in that order."""
+    """Records before the tail that show an other of one column, and the others summaries remember."""
 
-    key: Integers
+    entries: Sorted
     log: Integers
     time: Integers
     other: Hashes
 
-    def part(self, chosen: Truths) -> "Met":
-        """Give some of them."""
-        return Met(self.key[chosen], self.log[chosen], self.time[chosen], self.other[chosen])
-
 
 @dataclass(frozen=True)
 class Pairs:
-    """Each question with each tail record observed before it that lies in a window; `bin` is the narrowest of these."""
+    """Each question with each tail record observed before it, not later than it, and how much older that is (ms)."""
 
     asked: Integers
     row: Integers
-    bin: Integers
+    age: Integers
 
     def part(self, chosen: Truths) -> "Pairs":
         """Give some of the pairs."""
-        return Pairs(self.asked[chosen], self.row[chosen], self.bin[chosen])
+        return Pairs(self.asked[chosen], self.row[chosen], self.age[chosen])
 
 
 @dataclass(frozen=True)
@@ -111,91 +138,128 @@ class Tables:
 
     def part(self, chosen: Truths) -> "Tables":
         """Give the tables for some of the questions."""
+        if chosen.all():
+            return self
         pairs = self.pairs.part(chosen[self.pairs.asked])
         pairs = replace(pairs, asked=(np.cumsum(chosen) - 1)[pairs.asked])
         return replace(self, asked=self.asked.part(chosen), pairs=pairs)
 
     def totals(self) -> Totals:
         """Arrange what is counted and added up."""
-        key, points = self.key, self.logs.rows["points"][self.earlier]
-        count = np.ones(len(key), dtype=np.int64)
-        summaries = self.logs.summaries
-        if summaries:
-            remembered = np.concatenate([summary.time for summary in summaries.values()])
-            log = np.repeat(list(summaries), [len(summary.time) for summary in summaries.values()])
-            key = np.concatenate((key, self.scale(log, remembered)))
-            count = np.concatenate((count, *(summary.count for summary in summaries.values())))
-            points = np.concatenate((points, *(summary.total for summary in summaries.values())))
+        rows, summaries = self.logs.rows, self.logs.summaries
+        points = rows["points"] if len(self.earlier) == len(rows) else rows["points"][self.earlier]
+        counted = np.ones(len(points), dtype=np.int64)
+        # Any: the columns are of integers and truths.
+        columns: tuple[NDArray[Any], ...] = (self.time[self.earlier], counted, points != 0, points, points)
+        key = self.key
+        if len(summaries):
+            log = np.repeat(summaries.log, summaries.buckets_each)
+            key = np.concatenate((self.scale(log, summaries.buckets[0]), key))
+            columns = tuple(np.concatenate(pair) for pair in zip(summaries.buckets, columns, strict=True))
         order = _order(key)
         if order is not None:
-            key, count, points = key[order], count[order], points[order]
-        return Totals(key, running(count), running(points))
+            key, columns = key[order], tuple(column[order] for column in columns)
+        time, count, moving, points, largest = columns
+        entries = Sorted(key, self._counted(None), self._older(summaries.buckets_each))
+        return Totals(entries, time, largest, running(count), running(moving), running(points))
 
     def met(self, column: int) -> Met:
         """Arrange what is known of the others of one column."""
-        other = self.logs.rows[COLUMNS[column]][self.earlier]
-        shown = np.flatnonzero(other)
-        rows = self.earlier[shown]
-        met = Met(self.key[shown], self.logs.of[rows], self.time[rows], other[shown])
-        summaries = self.logs.summaries
-        if summaries:
-            time = np.concatenate([summary.seen_time[column] for summary in summaries.values()])
-            log = np.repeat(list(summaries), [len(summary.seen[column]) for summary in summaries.values()])
-            met = Met(
-                np.concatenate((met.key, self.scale(log, time))),
-                np.concatenate((met.log, log)),
-                np.concatenate((met.time, time)),
-                np.concatenate((met.other, *(summary.seen[column] for summary in summaries.values()))),
-            )
-        order = _order(met.key)
-        return met if order is None else Met(met.key[order], met.log[order], met.time[order], met.other[order])
+        other = self.logs.rows["others"][:, column]
+        shown = other != 0
+        rows = self.earlier[shown[self.earlier]]
+        of, summaries = self.logs.of[rows], self.logs.summaries
+        # Any: the columns are of signed and unsigned integers.
+        columns: tuple[NDArray[Any], ...] = self.scale(of, self.time[rows]), of, self.time[rows], other[rows]
+        if len(summaries):
+            log, time = np.repeat(summaries.log, summaries.seen_each[column]), summaries.seen_time[column]
+            older = self.scale(log, time), log, time, summaries.seen[column]
+            columns = tuple(np.concatenate(pair) for pair in zip(older, columns, strict=True))
+        order = _order(columns[0])
+        if order is not None:
+            columns = tuple(each[order] for each in columns)
+        entries = Sorted(columns[0], self._counted(shown), self._older(summaries.seen_each[column]))
+        return Met(entries, columns[1], columns[2], columns[3])
+
+    def _counted(self, shown: Truths | None) -> Integers:
+        """Count the rows before each row, of those with the mark if there is one."""
+        return np.arange(len(self.time) + 1) if shown is None else running(shown)
+
+    def _older(self, each: Integers) -> Integers:
+        older = np.zeros(len(self.logs.start) - 1, dtype=np.int64)
+        older[self.logs.summaries.log] = each
+        return older
 
 
-def build(logs: Logs, asked: Asked) -> Tables:
-    """Arrange the logs for the questions asked about them; each log holds an event once at most."""
+def build(logs: Logs, log: Integers, as_of: Integers, row: Integers) -> Tables:
+    """Arrange the logs for q questions: about which log, as of which time, and the row of the event's own record.
+
+    Each log holds an event once at most.
+    """
     time = np.ascontiguousarray(logs.rows["time"])
-    tail = logs.start[:-1].copy()
-    tail[asked.log] = asked.row
-    np.minimum.at(tail, asked.log, asked.row)
-    scale = _scale(time, asked, logs.summaries)
-    earlier = np.flatnonzero(np.arange(len(time)) < tail[logs.of])
+    first = logs.start[1:].copy()
+    np.minimum.at(first, log, row)
+    ordered = _ordered(logs, time, first)
+    # An event that comes again with another time than its first copy asks about that time.
+    ordered[log[time[row] != as_of]] = False
+    tail = np.where(ordered, logs.start[1:], first)
+    asked = Asked(log, as_of, row, ordered[log])
+    scale = _scale(time, as_of, logs.summaries)
+    earlier = np.arange(len(time)) if ordered.all() else np.flatnonzero(np.arange(len(time)) < tail[logs.of])
     key = scale(logs.of[earlier], time[earlier])
-    return Tables(logs, asked, scale, time, earlier, key, _pairs(asked, tail[asked.log], time))
+    return Tables(logs, asked, scale, time, earlier, key, _pairs(asked, tail[log], time))
 
 
-def expand(start: Integers, stop: Integers) -> tuple[Integers, Integers]:
-    """List the numbers from each start to each stop, exclusive, and beside each number which range it is of."""
-    lengths = np.maximum(stop - start, 0)
-    which = np.repeat(np.arange(len(lengths)), lengths)
-    offset = start - (np.cumsum(lengths) - lengths)
-    return which, np.arange(len(which)) + offset[which]
+def _ordered(logs: Logs, time: Integers, first: Integers) -> Truths:
+    """Tell in which logs no event from row `first` on is older than one before it, bool[m]."""
+    start, stop = logs.start[:-1], logs.start[1:]
+    newest = np.full(len(start), np.iinfo(np.int64).min)
+    filled = start < first
+    if filled.any():
+        bounds = np.stack((start[filled], first[filled]), axis=-1).ravel()
+        newest[filled] = np.maximum.reduceat(np.append(time, 0), bounds)[::2]
+    summaries = logs.summaries
+    if len(summaries):
+        # Buckets come in order of time, and the last is as new as any other remembered with it.
+        held = summaries.buckets_each > 0
+        last = summaries.buckets[0][np.cumsum(summaries.buckets_each)[held] - 1]
+        newest[summaries.log[held]] = np.maximum(newest[summaries.log[held]], last)
+    ordered: Truths = (first == stop) | (newest <= np.append(time, 0)[first])
+    falls = np.flatnonzero(time[1:] < time[:-1]) + 1
+    falls = falls[falls > first[logs.of[falls]]]
+    ordered[logs.of[falls]] = False
+    return ordered
 
 
-def bins(age: Integers) -> Integers:
-    """Give the narrowest window each age (ms) lies in: 0 to 3, or OUTSIDE."""
-    return np.searchsorted(LENGTHS, age)
+def bins(windows: Windows, age: Integers) -> Integers:
+    """Give the narrowest window each age (ms) lies in, by its place, or len(windows) for none."""
+    return np.searchsorted(windows, age)
 
 
-def histogram(asked: Integers, bin_: Integers, size: int, weights: Floats | None = None) -> NDArray[np.generic]:
-    """Count (or add up the weights of) what lies in each window of each of `size` questions: [size, 4]."""
-    flat = np.bincount(asked * (WINDOW_COUNT + 1) + bin_, weights, minlength=size * (WINDOW_COUNT + 1))
-    return flat.reshape(size, WINDOW_COUNT + 1)[:, :WINDOW_COUNT].cumsum(axis=1)
+def histogram(asked: Integers, bin_: Integers, shape: tuple[int, int], weights: Integers | None = None) -> Integers:
+    """Count (or add up the weights of) what lies in each of w windows of each of q questions; shape is (q, w)."""
+    size, width = shape
+    flat = np.bincount(asked * (width + 1) + bin_, weights, minlength=size * (width + 1)).astype(np.int64, copy=False)
+    inside: Integers = flat.reshape(size, width + 1)[:, :width].cumsum(axis=1)
+    return inside
 
 
 def running(values: Integers | Truths) -> Integers:
     """Give running totals, beginning with 0."""
-    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))
+    return np.concatenate((_NOTHING, np.cumsum(values, dtype=np.int64)))
 
 
-def _scale(time: Integers, asked: Asked, summaries: dict[int, Summary]) -> Scale:
-    times = [time, asked.as_of]
-    for summary in summaries.values():
-        times += [summary.time, *summary.seen_time]
-    together = np.concatenate(times)
-    if not len(together):
+def _scale(time: Integers, as_of: Integers, summaries: Summaries) -> Scale:
+    return span((time, as_of, summaries.buckets[0], *summaries.seen_time))
+
+
+def span(times: Iterable[Integers]) -> Scale:
+    """Give a Scale that tells all these times apart."""
+    filled = [each for each in times if len(each)]
+    if not filled:
         return Scale(0, 1)
-    base = int(together.min())
-    return Scale(base, (int(together.max()) - base + 1).bit_length())
+    base = min(int(each.min()) for each in filled)
+    return Scale(base, (max(int(each.max()) for each in filled) - base + 1).bit_length())
 
 
 def _order(key: Integers) -> Integers | None:
@@ -206,8 +270,7 @@ def _order(key: Integers) -> Integers | None:
 
 
 def _pairs(asked: Asked, start: Integers, time: Integers) -> Pairs:
-    which, row = expand(start, asked.row)
+    which, row = expand(start, np.maximum(asked.row - start, 0))
     age = asked.as_of[which] - time[row]
-    bin_ = bins(age)
-    inside = (age >= 0) & (bin_ < OUTSIDE)
-    return Pairs(which, row, bin_).part(inside)
+    inside = age >= 0
+    return Pairs(which, row, age) if inside.all() else Pairs(which, row, age).part(inside)

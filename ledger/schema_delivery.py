@@ -56,6 +56,8 @@ decision = Table(
     Column("topic", Text, nullable=False),
     Column("part", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    Column("ip_prefix", LargeBinary),
+    Column("payment", LargeBinary),
     UniqueConstraint("source", "event_id"),
     CheckConstraint("outcome IN ('approve', 'hold', 'reject', 'expired', 'noted')", name="outcome"),
 )

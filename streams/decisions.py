@@ -1,7 +1,7 @@
 """The decision rows: what was decided of each event, with everything needed to decide it again.
 
-A row holds the event without device and IP (their pseudonyms stand beside it), the features as scored, the reasons, and
-the versions of policy and model. Nothing of it is ever changed.
+A row holds the event without device, IP and payment token (their pseudonyms stand beside it), the features as scored,
+the reasons, and the versions of policy and model. Nothing of it is ever changed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Decided:
     event: Event
     device: bytes | None
     ip: bytes | None
+    ip_prefix: bytes | None
+    payment: bytes | None
     occurred_ms: int
     observed_ms: int
     outcome: str
@@ -44,18 +46,19 @@ class Decided:
 
 _INSERT = """
 INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious, score,
-  features, features_version, event, reasons, policy_version, model_version, device, ip, occurred_at, observed_at,
+  features, features_version, event, reasons, policy_version, model_version, device, ip, ip_prefix, payment,
+  occurred_at, observed_at,
   decided_at, log_id, topic, part, "offset")
 SELECT t.id, t.source, t.event_id, t.program, t.account, t.type, nullif(t.points, 0), t.outcome, t.code, t.suspicious,
        t.score, t.features, CASE WHEN t.features IS NULL THEN NULL ELSE %(features_version)s END,
        convert_from(t.event, 'UTF8')::json, convert_from(t.reasons, 'UTF8')::json, %(policy_version)s,
-       %(model_version)s::bigint, t.device, t.ip, t.occurred, t.observed, %(decided)s, %(log_id)s, %(topic)s,
-       t.part, t."offset"
+       %(model_version)s::bigint, t.device, t.ip, t.ip_prefix, t.payment, t.occurred, t.observed,
+       %(decided)s, %(log_id)s, %(topic)s, t.part, t."offset"
   FROM unnest(%(ids)s, %(sources)s, %(event_ids)s, %(programs)s, %(accounts)s, %(types)s, %(points)s, %(outcomes)s,
        %(codes)s, %(suspicious)s, %(scores)s, %(features)s, %(events)s, %(reasons)s, %(devices)s, %(ips)s,
-       %(occurred)s, %(observed)s, %(parts)s, %(offsets)s)
+       %(ip_prefixes)s, %(payments)s, %(occurred)s, %(observed)s, %(parts)s, %(offsets)s)
     AS t(id, source, event_id, program, account, type, points, outcome, code, suspicious, score, features, event,
-         reasons, device, ip, occurred, observed, part, "offset")"""
+         reasons, device, ip, ip_prefix, payment, occurred, observed, part, "offset")"""
 
 _LAYOUT: Mapping[str, Callable[[Sequence[Any]], object]] = {
     "sources": texts,
@@ -73,6 +76,8 @@ _LAYOUT: Mapping[str, Callable[[Sequence[Any]], object]] = {
     "reasons": byteas,
     "devices": byteas,
     "ips": byteas,
+    "ip_prefixes": byteas,
+    "payments": byteas,
     "occurred": timestamps,
     "observed": timestamps,
     "parts": integers,
@@ -94,10 +99,10 @@ _decode_event = msgspec.json.Decoder(Event).decode
 
 
 def stored_event(event: Event) -> bytes:
-    """The event as it is kept with its decision: JSON without the device and the IP address."""
-    if event.device is None and event.ip is None:
+    """The event as it is kept with its decision: JSON without device, IP address and payment token."""
+    if event.device is None and event.ip is None and event.payment is None:
         return _encoder.encode(event)
-    return _encoder.encode(msgspec.structs.replace(event, device=None, ip=None))
+    return _encoder.encode(msgspec.structs.replace(event, device=None, ip=None, payment=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,8 @@ def _columns(rows: Sequence[Decided]) -> dict[str, list[Any]]:
         "reasons": [_encoder.encode(row.decision.reasons if row.decision else ()) for row in rows],
         "devices": [row.device for row in rows],
         "ips": [row.ip for row in rows],
+        "ip_prefixes": [row.ip_prefix for row in rows],
+        "payments": [row.payment for row in rows],
         "occurred": [row.occurred_ms for row in rows],
         "observed": [row.observed_ms for row in rows],
         "parts": [row.incoming.part for row in rows],

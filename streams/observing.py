@@ -1,28 +1,32 @@
-"""The velocity stage: one round trip a batch, and the rebuilding of a store that lost its memory.
+"""The velocity stage: one round trip a batch, and the rebuilding of what a store does not hold.
 
-A cold store (flushed, failed over, restarted without its file) is noticed by its epoch token, which PostgreSQL keeps,
-too. One worker then reads the last days' decisions and appends them again; what was counted meanwhile is recognised by
-event, so nothing counts twice. Until that is done, values are marked cold, and outflows are held.
+A cold store (flushed, failed over, restarted without its file) is noticed by its epoch, which PostgreSQL keeps, too.
+One worker then reads the last days' decisions and appends them again; what was counted meanwhile is recognised by
+event, so nothing counts twice. Until that is done, values are marked cold, and outflows are held. The same is done for
+single kinds when a new policy demands one, or a longer memory of one; policies that don't read it go on as before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from detectors.entity import Keys
-from detectors.layout import Floats, Layout, by_name
-from detectors.velocity import VELOCITY_FEATURES, WINDOWS, HistoryRow, Observations, Observed, history, observations
+from detectors.layout import Floats, Layout
+from detectors.velocity import HistoryRow, Observations, Observed, history, observations
+from detectors.velocity_names import KINDS, Coverage, demand_of
 from streams.errors import dependency_down, described
 from streams.records import Incoming
+from streams.velocity_epoch import Epoch
 from streams.velocity_store import VelocityStore
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
@@ -31,8 +35,6 @@ CHUNK_ROWS = 20_000
 RECENT_BATCHES = 128
 """Batches a worker can put back: at least as many as it may have in flight while a rebuild goes on."""
 
-_ALL = Layout(VELOCITY_FEATURES)
-
 log = structlog.get_logger()
 
 _TOKEN = text("SELECT token FROM velocity_epoch")
@@ -40,46 +42,55 @@ _SET_TOKEN = text("""
 INSERT INTO velocity_epoch (token) VALUES (:token)
 ON CONFLICT (singleton) DO UPDATE SET token = excluded.token, since = clock_timestamp()""")
 _HISTORY = text("""
-SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.device, d.ip,
+SELECT d.decision_id, d.program, d.source, d.event_id, d.account, d.device, d.ip, d.ip_prefix, d.payment,
        CASE WHEN d.type <> 'reverse' THEN d.points END AS points,
        CASE WHEN d.type = 'transfer' THEN d.event ->> 'to' END AS receiver,
-       (date_part('epoch', d.occurred_at) * 1000)::bigint AS time_ms
+       d.event ->> 'store' AS store, d.event ->> 'staff' AS staff, d.event ->> 'campaign' AS campaign,
+       d.event ->> 'referrer' AS referrer, (date_part('epoch', d.occurred_at) * 1000)::bigint AS time_ms
   FROM decision d JOIN program p ON p.program = d.program
  WHERE d.occurred_at > coalesce(p.clock, now()) - make_interval(secs => :seconds) AND d.decision_id > :after
  ORDER BY d.decision_id LIMIT :most""")
 
 
-def epoch_token(conn: Connection) -> str | None:
-    """The token a warm store carries, or None before the first start."""
-    token: str | None = conn.execute(_TOKEN).scalar_one_or_none()
-    return token
+def stored_epoch(conn: Connection) -> Epoch | None:
+    """The epoch a warm store carries, or None before the first start."""
+    text_form: str | None = conn.execute(_TOKEN).scalar_one_or_none()
+    return None if text_form is None else Epoch.parse(text_form)
 
 
 class Observer:
-    """The velocity stage of one worker."""
+    """The velocity stage of one worker. `wanted` gives the layout of the policy in force."""
 
-    def __init__(self, store: VelocityStore, engine: Engine, keys: Keys) -> None:
-        self._store, self._engine, self._keys = store, engine, keys
-        self._recent: deque[Observations] = deque(maxlen=RECENT_BATCHES)
+    def __init__(self, store: VelocityStore, engine: Engine, keys: Keys, wanted: Callable[[], Layout]) -> None:
+        self._store, self._engine, self._keys, self._wanted = store, engine, keys, wanted
+        self._recent: deque[list[Observed]] = deque(maxlen=RECENT_BATCHES)
         self._looked = asyncio.Event()
 
     async def observe(
         self, records: Sequence[Incoming], moments: Sequence[tuple[int, int]], layout: Layout
     ) -> tuple[Floats, bool]:
         """The layout's velocity beside `records` (zeros for refused ones), and whether the store is cold."""
-        values = np.zeros((len(records), len(layout.velocity)))
+        demand = demand_of(layout.velocity)
+        values = np.zeros((len(records), len(demand.names)))
         seen = [i for i, record in enumerate(records) if record.invalid is None and record.event is not None]
         if not seen:
             return values, False
         observed = [Observed(event, moments[i][0]) for i in seen if (event := records[i].event) is not None]
-        batch = observations(observed, self._keys)
-        self._recent.append(batch)
-        velocity = await self._store.observe(batch)
-        if velocity.cold and await self._token_is_new():
-            # Another worker has made the store warm since this one last looked. The same batch adds nothing.
-            velocity = await self._store.observe(batch)
-        values[np.array(seen, dtype=np.intp)] = by_name(velocity.values, _ALL, layout.velocity)
-        return values, velocity.cold
+        self._recent.append(observed)
+        batch = self._observations(observed, demand.coverage)
+        velocity = await self._store.observe(batch, demand)
+        behind = False
+        if velocity.cold and await self._epoch_is_new():
+            # Another worker has made the store warm since this one last looked. The same batch adds nothing; but it
+            # came before the batches that were put back, so it does not see them.
+            behind = len(self._recent) > 1
+            velocity = await self._store.observe(self._observations(observed, demand.coverage), demand)
+        values[np.array(seen, dtype=np.intp)] = velocity.values
+        return values, velocity.cold or behind
+
+    def _observations(self, observed: Sequence[Observed], demanded: Coverage) -> Observations:
+        known = Coverage() if self._store.epoch is None else self._store.epoch.coverage
+        return observations(observed, self._keys, known.joined(demanded).kinds)
 
     async def keep_warm(self, seconds: float = 1.0) -> None:
         """Look for a cold store once in a while, for ever, and rebuild it; one worker at a time does."""
@@ -100,9 +111,9 @@ class Observer:
             await asyncio.wait_for(self._looked.wait(), seconds)
 
     async def warm_up(self) -> int:
-        """Rebuild the store if it is cold and nobody else is at it; how many events were put back."""
-        await self._adopt(await asyncio.to_thread(self._read_token))
-        if not await self._store.is_cold():
+        """Rebuild what the store lacks, unless somebody else is at it; how many events were put back."""
+        await self._adopt(await asyncio.to_thread(self._read_epoch))
+        if not await self._lacks():
             return 0
         conn = await asyncio.to_thread(self._engine.connect)
         try:
@@ -112,59 +123,83 @@ class Observer:
             if not locked:
                 return 0
             # Somebody else may have rebuilt it while this worker was on its way to the lock.
-            await self._adopt(await asyncio.to_thread(self._read_token))
-            return await self._rebuild(conn) if await self._store.is_cold() else 0
+            await self._adopt(await asyncio.to_thread(self._read_epoch))
+            return await self._rebuild(conn) if await self._lacks() else 0
         finally:
             await asyncio.to_thread(conn.invalidate)  # ends the session, and with it the lock
             await asyncio.to_thread(conn.close)
 
-    async def _token_is_new(self) -> bool:
-        """Look whether PostgreSQL names another token than this worker knows, and take it over."""
+    async def _lacks(self) -> bool:
+        """Whether the store is cold, or does not reach as far as the policy in force demands."""
+        epoch, demanded = self._store.epoch, demand_of(self._wanted().velocity).coverage
+        return epoch is None or bool(epoch.coverage.lacks(demanded)) or await self._store.is_cold()
+
+    async def _epoch_is_new(self) -> bool:
+        """Look whether PostgreSQL names another epoch than this worker knows, and take it over."""
         known = self._store.epoch
-        await self._adopt(await asyncio.to_thread(self._read_token))
+        await self._adopt(await asyncio.to_thread(self._read_epoch))
         return self._store.epoch != known
 
-    async def _adopt(self, token: str | None) -> None:
-        """Take over the token that counts. Under a new one the store was made anew from what had been committed.
+    async def _adopt(self, epoch: Epoch | None) -> None:
+        """Take over the epoch that counts. The logs that are new in it were made from what had been committed.
 
         What this worker had in flight then was in neither the store nor the database, so it adds its latest batches
         once more; copies are recognised by event.
         """
-        known, self._store.epoch = self._store.epoch, token
-        if known is not None and token != known:
-            for batch in tuple(self._recent):
-                await self._store.rebuild(batch)
+        known, self._store.epoch = self._store.epoch, epoch
+        if known is not None and epoch is not None and epoch != known:
+            await self._put_back(epoch.grown_since(known))
+
+    async def _put_back(self, coverage: Coverage) -> None:
+        if coverage.kinds:
+            for observed in tuple(self._recent):
+                await self._store.rebuild(observations(observed, self._keys, coverage.kinds), coverage)
 
     async def _rebuild(self, conn: Connection) -> int:
-        started, rows, after = time.monotonic(), 0, 0
-        # An earlier rebuild may have been cut off: what it put back must not count twice.
-        await self._store.clear()
-        while True:
-            chunk, after = await asyncio.to_thread(self._read_chunk, conn, after)
-            if not chunk:
-                break
-            await self._store.rebuild(history(chunk, self._keys))
-            rows += len(chunk)
-        token = secrets.token_hex(16)
-        await asyncio.to_thread(self._write_token, conn, token)
-        for batch in tuple(self._recent):
-            await self._store.rebuild(batch)
-        await self._store.mark_warm(token)
-        log.info("velocity store is warm", count=rows, seconds=round(time.monotonic() - started, 2))
+        """Make anew what the store lacks: all of it, or the kinds that do not reach far enough."""
+        started, demanded = time.monotonic(), demand_of(self._wanted().velocity).coverage
+        epoch = self._store.epoch
+        # What an earlier rebuild left, which may have been cut off, must not count twice.
+        if epoch is None or await self._store.is_cold():
+            epoch, missing = Epoch(secrets.token_hex(16), Coverage()), demanded
+            await self._store.clear()
+        else:
+            missing = demanded.of(epoch.coverage.lacks(demanded))
+            # From here on the logs that are made anew are cold for everybody, the others stay warm.
+            epoch = dataclasses.replace(epoch, coverage=epoch.coverage.without(missing.kinds))
+            await asyncio.to_thread(self._write_epoch, conn, epoch)
+            await self._store.mark_warm(epoch)
+            await self._store.clear(missing.kinds)
+        rows = await self._read_back(conn, missing)
+        epoch = dataclasses.replace(epoch, coverage=epoch.coverage.joined(missing))
+        await asyncio.to_thread(self._write_epoch, conn, epoch)
+        await self._put_back(missing)
+        await self._store.mark_warm(epoch)
+        kinds, seconds = [KINDS[kind] for kind in missing.kinds], round(time.monotonic() - started, 2)
+        log.info("velocity store is warm", count=rows, kinds=kinds, seconds=seconds)
         return rows
 
-    def _read_token(self) -> str | None:
+    async def _read_back(self, conn: Connection, missing: Coverage) -> int:
+        """Append the history of some kinds, oldest first; how many events there were."""
+        rows, after = 0, 0
+        while True:
+            chunk, after = await asyncio.to_thread(self._read_chunk, conn, after, missing.longest_ms / 1000)
+            if not chunk:
+                return rows
+            await self._store.rebuild(history(chunk, self._keys, missing.kinds), missing)
+            rows += len(chunk)
+
+    def _read_epoch(self) -> Epoch | None:
         with self._engine.connect() as conn:
-            return epoch_token(conn)
+            return stored_epoch(conn)
 
     @staticmethod
-    def _write_token(conn: Connection, token: str) -> None:
-        conn.execute(_SET_TOKEN, {"token": token})
+    def _write_epoch(conn: Connection, epoch: Epoch) -> None:
+        conn.execute(_SET_TOKEN, {"token": epoch.text})
         conn.commit()
 
     @staticmethod
-    def _read_chunk(conn: Connection, after: int) -> tuple[list[HistoryRow], int]:
-        seconds = max(WINDOWS.values()) / 1000
+    def _read_chunk(conn: Connection, after: int, seconds: float) -> tuple[list[HistoryRow], int]:
         rows = conn.execute(_HISTORY, {"seconds": seconds, "after": after, "most": CHUNK_ROWS}).all()
         conn.commit()
         return [
@@ -175,9 +210,19 @@ class Observer:
                 row.account,
                 row.time_ms,
                 abs(row.points or 0),
-                None if row.device is None else bytes(row.device),
-                None if row.ip is None else bytes(row.ip),
-                row.receiver,
+                device=_bytes(row.device),
+                ip=_bytes(row.ip),
+                ip_prefix=_bytes(row.ip_prefix),
+                store=row.store,
+                staff=row.staff,
+                campaign=row.campaign,
+                payment=_bytes(row.payment),
+                referrer=row.referrer,
+                to=row.receiver,
             )
             for row in rows
         ], (rows[-1].decision_id if rows else after)
+
+
+def _bytes(value: memoryview | bytes | None) -> bytes | None:
+    return None if value is None else bytes(value)

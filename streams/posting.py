@@ -170,6 +170,8 @@ class Poster:
             event=event,
             device=None if event.device is None else self._keys.device(event.device),
             ip=None if event.ip is None else self._keys.ip(event.ip),
+            ip_prefix=None if event.ip is None else self._keys.ip_prefix(event.ip),
+            payment=None if event.payment is None else self._keys.payment(event.payment),
             occurred_ms=arrival.occurred_ms,
             observed_ms=arrival.observed_ms,
             outcome=outcome,

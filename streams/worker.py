@@ -107,8 +107,9 @@ def compose(settings: Settings, where: Log, engine: Engine, metrics: Metrics) ->
     """Build the stages of a worker for one topic from the settings."""
     secret = settings.secret()
     keys = Keys(secret)
-    observer = Observer(RedisVelocityStore.connect(settings.required("redis_url"), None), engine, keys)
     catalog = Catalog(engine, model_key(secret), metrics)
+    store = RedisVelocityStore.connect(settings.required("redis_url"), None)
+    observer = Observer(store, engine, keys, lambda: catalog.judge.policy.layout)
     topics = Outgoing(settings.decisions_topic, settings.alerts_topic)
     decide_stage = metrics.histogram(STAGE, where.topic, "decide")
     poster = Poster(keys, IdBlocks(), decide_stage.observe)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Row, create_engine, text
 from alerts.metrics import Metrics
 from config.settings import Settings
 from detectors.entity import Keys
-from detectors.velocity import VELOCITY_FEATURES
+from detectors.velocity_names import KINDS, OTHERS, ordered
 from ledger.ids import IdBlocks
 from ledger.programs import create_program
 from ledger.verify import verify
@@ -30,8 +30,15 @@ LIVE, SIMULATION = "shop", "lab"
 NOW_MS = 1_772_330_400_000
 """The records' time unless a test says otherwise: 2026-03-01T02:00:00Z, which is the `occurred_at` of `event`, too."""
 
-WATCHED = VELOCITY_FEATURES
-"""The velocity names that the policy demands, by a rule on trial that never fires."""
+_DAY = (
+    f"velocity.{kind}.{value}_{window}"
+    for kind, windows in ((KINDS[0], ("1h", "24h")), *((kind, ("24h",)) for kind in KINDS[1:]))
+    for value in ("count", "sum", *OTHERS[kind])
+    for window in windows
+)
+_DEVICE = (f"velocity.device.{value}" for value in ("count_1m", "count_1h", "count_7d", "accounts_1h"))
+WATCHED = (*ordered(_DAY), *_DEVICE)
+"""Velocity names that the policy demands, by a rule on trial that never fires."""
 POLICY = f"""
 version: 1
 base: -3.0
@@ -78,6 +85,8 @@ training: {{maturity_seconds: 0, share: 1.0}}
 """
 
 _INSTALL = text("INSERT INTO policy (version, document, active, activated_at) VALUES (1, :document, true, now())")
+
+_ADD_POLICY = text("INSERT INTO policy (version, document, active) VALUES (:version, :document, false)")
 
 
 def event(kind: str = "earn", **changes: Any) -> dict[str, Any]:
@@ -247,6 +256,16 @@ def open_desk(
         finally:
             runner.run(stages.observer._store.close())
             engine.dispose()
+
+
+def activate(desk: Desk, document: str, version: int = 2) -> None:
+    """Make another policy the active one, and let the stages take it over."""
+    document = document.replace("version: 1\n", f"version: {version}\n", 1)
+    with desk.engine.begin() as conn:
+        conn.execute(_ADD_POLICY, {"version": version, "document": document})
+        conn.execute(text("UPDATE policy SET active = (version = :version)"), {"version": version})
+    desk.stages.catalog.refresh()
+    assert desk.stages.catalog.judge.policy.policy.version == version
 
 
 def velocity_of(prepared: Prepared, name: str) -> list[float]:

@@ -18,6 +18,7 @@ from streams.decisions import decide_again, stored_fields
 from streams.keys import model_key
 from streams.layouts import LayoutBook
 from streams.posting import Poster
+from streams.velocity_epoch import Epoch
 from tests.integration.pipeline_desk import POLICY, SIMULATION, WATCHED, Desk, event
 from tests.unit import model_rows
 
@@ -185,7 +186,8 @@ def test_decisions_on_cold_velocity(desk: Desk) -> None:
     """What was decided while velocity was cold recomputes as such, for its reasons say so."""
     store = desk.stages.observer._store
     known = store.epoch
-    desk.run(store.mark_warm("a token that PostgreSQL does not name"))
+    assert known is not None
+    desk.run(store.mark_warm(Epoch("a token that PostgreSQL does not name", known.coverage)))
     store.epoch = known
     desk.send(*mixed("a"))
     rows = check_all(desk)

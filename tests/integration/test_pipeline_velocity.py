@@ -10,11 +10,16 @@ from aiokafka import ConsumerRecord
 from sqlalchemy import create_engine, text
 
 from alerts.metrics import VELOCITY_COLD
-from streams.observing import Observer, epoch_token
+from streams.observing import Observer, stored_epoch
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
-from tests.integration.pipeline_desk import NOW_MS, SIMULATION, WATCHED, Desk, event, velocity_of
+from tests.integration.pipeline_desk import NOW_MS, POLICY, SIMULATION, WATCHED, Desk, activate, event, velocity_of
 
 NOBODY = "redis://127.0.0.1:1/0"
+
+
+def observer_of(desk: Desk, store: RedisVelocityStore) -> Observer:
+    """Another worker's velocity stage, under the same policy."""
+    return Observer(store, desk.engine, desk.keys, lambda: desk.stages.catalog.judge.policy.layout)
 
 
 def flush(redis_url: str) -> None:
@@ -29,7 +34,8 @@ def history() -> list[dict[str, object]]:
     for number in range(12):
         at = f"2026-03-01T01:{10 + number * 4}:00Z"
         who = {"account": f"m{number % 4}", "device": f"d{number % 3}", "ip": f"10.0.0.{number % 2}"}
-        who |= {"occurred_at": at, "program": SIMULATION}
+        who |= {"occurred_at": at, "program": SIMULATION, "store": f"s{number % 2}", "staff": f"c{number % 3}"}
+        who |= {"campaign": "spring", "payment": f"tok{number % 3}", "referrer": f"m{number % 2}"}
         made.append(event(id=f"h-e{number}", points=100 + number, **who))
         if number % 3 == 0:
             made.append(event("transfer", id=f"h-t{number}", to=f"m{(number + 1) % 4}", points=5, **who))
@@ -38,16 +44,19 @@ def history() -> list[dict[str, object]]:
     return made
 
 
-def probe(desk: Desk) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """What events of now would be told, of each account, device and address."""
+def probe(desk: Desk) -> dict[str, list[float]]:
+    """What events of now would be told, of each account, device, address, …, by name."""
+    more = {"campaign": "spring", "program": SIMULATION}
     values = [
-        event(id=f"p-{n}", account=f"m{n}", device=f"d{n % 3}", ip=f"10.0.0.{n % 2}", program=SIMULATION)
+        event(id=f"p-{n}", account=f"m{n}", device=f"d{n % 3}", ip=f"10.0.0.{n % 2}", store=f"s{n % 2}",
+              staff=f"c{n % 3}", payment=f"tok{n % 3}", referrer=f"m{n % 2}", **more)
         for n in range(4)
-    ]
+    ]  # fmt: skip
     partition_end, desk.part.next_offset = desk.part.next_offset, 10_000
     prepared = desk.prepare(desk.part.records(*values))
     desk.part.next_offset = partition_end
-    return prepared.velocity
+    names = prepared.judge.policy.layout.velocity
+    return dict(zip(names, prepared.velocity.T.tolist(), strict=True))
 
 
 def test_a_flushed_store_is_rebuilt_to_the_same_values(desk: Desk, redis_url: str) -> None:
@@ -58,10 +67,8 @@ def test_a_flushed_store_is_rebuilt_to_the_same_values(desk: Desk, redis_url: st
     flush(redis_url)
     assert desk.run(desk.stages.observer.warm_up()) == len(history())
     after = probe(desk)
-    differing = [WATCHED[column] for column in np.flatnonzero((before != after).any(axis=0))]
-    assert differing == []
-    nonzero = {name.split("_")[0] for name, column in zip(WATCHED, after.T, strict=True) if column.any()}
-    assert nonzero == {name.split("_")[0] for name in WATCHED}
+    assert after == before
+    assert [name for name in WATCHED if not any(after[name])] == []
 
 
 def test_a_live_programme_is_rebuilt_by_the_databases_clock(desk: Desk, redis_url: str) -> None:
@@ -91,11 +98,11 @@ def test_the_rebuild_takes_as_many_rounds_as_it_needs(
     desk.send(event(id="since", account="m0", device="d0", ip="10.0.0.0", program=SIMULATION))
     monkeypatch.setattr("streams.observing.CHUNK_ROWS", 5)
     assert desk.run(desk.stages.observer.warm_up()) == len(history()) + 1
-    counts = probe(desk)[:, WATCHED.index("velocity.account.count_24h")]
+    counts = probe(desk)["velocity.account.count_24h"]
     seen = desk.rows("""
         SELECT count(*) + (SELECT count(*) FROM decision t WHERE t.type = 'transfer' AND t.event ->> 'to' = d.account)
             AS events FROM decision d GROUP BY account ORDER BY account""")
-    assert counts.tolist() == [float(row.events) for row in seen]
+    assert counts == [float(row.events) for row in seen]
 
 
 def test_a_warm_store_is_left_alone(desk: Desk) -> None:
@@ -106,7 +113,7 @@ def test_a_warm_store_is_left_alone(desk: Desk) -> None:
     other.stages.observer._store = RedisVelocityStore.connect(desk.settings.required("redis_url"), None)
     assert desk.run(other.stages.observer.warm_up()) == 0
     with desk.engine.connect() as conn:
-        assert other.stages.observer._store.epoch == epoch_token(conn) is not None
+        assert other.stages.observer._store.epoch == stored_epoch(conn) is not None
     desk.run(other.stages.observer._store.close())
 
 
@@ -247,7 +254,7 @@ def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk
     first = desk.prepare(desk.part.records(*(event(id=f"i-{n}", account=f"a{n}", device="one") for n in range(5))))
     flush(redis_url)
     store = RedisVelocityStore.connect(redis_url, None)
-    assert desk.run(Observer(store, desk.engine, desk.keys).warm_up()) == 0
+    assert desk.run(observer_of(desk, store).warm_up()) == 0
     desk.run(store.close())
     assert desk.run(desk.stages.observer.warm_up()) == 0
     desk.stages.pipeline.commit(first)
@@ -255,10 +262,71 @@ def test_a_store_that_somebody_else_rebuilt_gets_this_workers_batches_again(desk
     assert (velocity_of(after, "device.accounts_7d"), after.cold) == ([5.0], False)
 
 
+def test_a_policy_that_demands_more_makes_that_kind_cold_and_rebuilt(desk: Desk) -> None:
+    """A longer memory of a kind is filled from the stored decisions, older ones than before too; then it is warm.
+
+    Meanwhile a policy that does not read that kind decides on warm velocity, one that does is cold.
+    """
+    who = {"device": "one", "program": SIMULATION}
+    desk.send(event(id="o-1", occurred_at="2026-01-20T00:00:00Z", **who), event(id="o-2", **who))
+    before = desk.stages.catalog.judge
+    activate(desk, POLICY.replace("shows: [velocity.device", "shows: [velocity.device.count_60d, velocity.device"))
+    prepared = desk.prepare(desk.part.records(event(id="p-1", **who)))
+    assert prepared.cold
+    assert desk.run(desk.stages.observer.warm_up()) == 2
+    prepared = desk.prepare(desk.part.records(event(id="p-1", **who)))
+    assert (velocity_of(prepared, "device.count_60d"), velocity_of(prepared, "device.count_7d")) == ([2.0], [1.0])
+    assert not prepared.cold
+    assert desk.run(desk.stages.observer.warm_up()) == 0
+    desk.stages.catalog.judge = before
+    assert not desk.prepare(desk.part.records(event(id="p-2", **who))).cold
+    assert desk.run(desk.stages.observer.warm_up()) == 0, "a policy that demands less finds all it needs"
+
+
+def test_a_kind_that_is_new_in_a_policy_is_filled(desk: Desk, redis_url: str) -> None:
+    """What no policy read is not kept; what one reads for the first time is put back from the stored decisions."""
+    activate(desk, POLICY.replace(" + ".join(WATCHED), "velocity.device.count_1h"))
+    flush(redis_url)
+    desk.run(desk.stages.observer.warm_up())
+    desk.send(*history())
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.keys("v2:*:staff:*")
+        assert client.keys("v2:*:account:*")
+    activate(desk, POLICY, version=3)
+    desk.run(desk.stages.observer.warm_up())
+    again = probe(desk)
+    assert [name for name in WATCHED if not any(again[name])] == []
+
+
+def test_another_worker_that_filled_a_kind_gets_this_ones_batches_too(desk: Desk, redis_url: str) -> None:
+    """A batch in flight while somebody else made a kind anew is in it once this worker has taken the epoch over."""
+    other = RedisVelocityStore.connect(redis_url, None)
+    narrow = desk.stages.catalog.judge
+    first = desk.prepare(desk.part.records(*(event(id=f"i-{n}", staff="cid") for n in range(4))))
+    activate(desk, POLICY.replace(" + ".join(WATCHED), "velocity.staff.count_30d"))
+    wide, desk.stages.catalog.judge = desk.stages.catalog.judge, narrow
+    observer = Observer(other, desk.engine, desk.keys, lambda: wide.policy.layout)
+    assert desk.run(observer.warm_up()) == 0
+    desk.run(other.close())
+    desk.stages.pipeline.commit(first)
+    desk.stages.catalog.judge = wide
+    assert desk.run(desk.stages.observer.warm_up()) == 0
+    after = desk.prepare(desk.part.records(event(id="i-9", staff="cid")))
+    assert (velocity_of(after, "staff.count_30d"), after.cold) == ([4.0], False)
+
+
+def test_an_estimate_is_marked_in_the_features(desk: Desk) -> None:
+    """A value that rests on a summary says so where rules, models and the stored decision see it."""
+    for turn in range(8):
+        desk.prepare(desk.part.records(*(event(id=f"m-{turn}-{n}", device="busy") for n in range(60))))
+    prepared = desk.prepare(desk.part.records(event(id="n-1", device="busy"), event(id="n-2", account="x")))
+    assert velocity_of(prepared, "approximate") == [1.0, 0.0]
+
+
 def test_looking_after_the_store_survives_a_database_that_is_away(desk: Desk) -> None:
     """The look is repeated; it never ends the worker because PostgreSQL does not answer for a moment."""
     gone = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1})
-    observer = Observer(desk.stages.observer._store, gone, desk.keys)
+    observer = Observer(desk.stages.observer._store, gone, desk.keys, lambda: desk.stages.catalog.judge.policy.layout)
 
     async def look() -> bool:
         task = asyncio.ensure_future(observer.keep_warm(0.0))
@@ -272,7 +340,7 @@ def test_looking_after_the_store_survives_a_database_that_is_away(desk: Desk) ->
 def test_a_worker_that_starts_beside_a_warm_store_holds_nothing(desk: Desk, redis_url: str) -> None:
     """Its first batch finds the token that another worker has set since it last looked: nothing is cold."""
     store = RedisVelocityStore.connect(redis_url, None)
-    late = Observer(store, desk.engine, desk.keys)
+    late = observer_of(desk, store)
     prepared = desk.prepare(desk.part.records(event(id="w-1", device="one")))
     _, cold = desk.run(late.observe(prepared.records, [(NOW_MS, NOW_MS)], prepared.judge.policy.layout))
     desk.run(store.close())

@@ -17,6 +17,8 @@ OPTIONAL: dict[str, object] = {
     "device": "d-9",
     "ip": "203.0.113.77",
     "staff": "clerk-3",
+    "payment": "tok-1",
+    "referrer": "member-9",
 }
 OUTFLOW: dict[str, object] = {"fulfilled": True, "decide_by": "2026-03-01T02:00:05Z"}
 REQUIRED: dict[str, dict[str, object]] = {
@@ -41,10 +43,9 @@ EXTRA: dict[str, dict[str, object]] = {
     "transfer": OUTFLOW | {"pool": "family-3"},
     "adjust": OUTFLOW,
     "reverse": {"points": 5},
-    "account.created": {"referrer": "member-9"},
     "order.paid": {"currency": "CNY"},
     "order.refunded": {"currency": "CNY", "refund": "r-1"},
-    "member.joined": {"tier": "gold", "referrer": "member-9"},
+    "member.joined": {"tier": "gold"},
     "member.updated": {"tier": "gold", "status": "closed"},
     "activity.done": {"quantity": 2},
 }

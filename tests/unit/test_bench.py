@@ -2,16 +2,20 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from bench import velocity, velocity_handbook
 from bench.floor import AFTER, STEPS
 from bench.measure import Spread, latencies_ms, markdown_table, percentiles
 from bench.openloop import Schedule, by_partition
 from bench.workload import PARTITIONS, Record, Workload, generate
 from detectors.event import decode
+from detectors.velocity_names import KINDS
+from tests.unit.velocity_traffic import START_MS
 
 END = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -95,3 +99,33 @@ def test_a_table_is_markdown() -> None:
 def test_the_profile_names_functions_that_exist() -> None:
     """The profile replaces functions by name; a renamed one must show here, not in a benchmark half an hour in."""
     assert all(callable(getattr(module, name)) for module, name in (STEPS | AFTER).values())
+
+
+def test_the_handbooks_features_come_out_of_velocity() -> None:
+    """On made-up transactions, some whole days apart, each feature is the one worked out beside; a fault shows."""
+    rng = np.random.default_rng(3)
+    times = np.sort(rng.integers(0, 40, 600)) * 86_400_000 + rng.integers(0, 2, 600)
+    entities, points = rng.integers(0, 8, 600), rng.integers(0, 3, 600)
+    rows = [
+        velocity_handbook.Transaction(number, START_MS + int(time), int(entities[number]), int(points[number]))
+        for number, time in enumerate(np.sort(times))
+    ]
+    for compare in (velocity_handbook.customers, velocity_handbook.terminals):
+        compared = list(compare(rows))
+        assert [one.differing for one in compared] == [0] * len(compared)
+        assert {one.values for one in compared} >= {600}
+        assert compared[0].estimates == 0
+    assert any(past.edge_number for past in velocity_handbook.pasts(rows, 7))
+    values = np.array([1.0, 2.0, 30.0])
+    wrong = velocity_handbook._compare("x", values, values + np.array([0.0, 1.0, 3.0]), np.array([False, False, True]))
+    assert (wrong.differing, wrong.estimates, round(wrong.worst, 3)) == (1, 1, 0.091)
+
+
+def test_traffic_for_velocity_has_every_kind_and_its_skew() -> None:
+    """Each event has an entity of every kind; in Zipf's traffic the first key comes far more often than another."""
+    size = replace(velocity.QUICK, keys=100)
+    events = velocity.traffic(np.random.default_rng(1), size, 2_000, zipf=True)
+    made = velocity._batch(events, 0, velocity.demand(KINDS))
+    assert (made.entity != 0).all()
+    accounts = Counter(one.event.account for one in events)
+    assert accounts["a0"] > 3 * accounts["a9"] > 0

@@ -50,7 +50,7 @@ def created(account: str = "a", when: datetime = NOON) -> AccountCreated:
 def test_a_layout_has_the_demanded_names_and_the_fixed_ones_in_one_order() -> None:
     """Whatever the order and number of demands, equal sets of names give one layout; velocity stands first."""
     assert LAYOUT.names == ("velocity.account.count_1h", "velocity.device.accounts_7d", *FIXED, "lists.vip")
-    assert LAYOUT.velocity == LAYOUT.names[:2]
+    assert LAYOUT.velocity == (*LAYOUT.names[:2], "velocity.approximate")
     assert LAYOUT.lists == (*LISTS, "lists.vip")
     assert layout_of([*reversed(LAYOUT.names), "event.points", "lists.vip"]) == LAYOUT
     assert [LAYOUT.index[name] for name in LAYOUT.names] == list(range(LAYOUT.width))
@@ -77,7 +77,7 @@ def test_matrix_places_velocity_times_and_event() -> None:
     debit = Adjust(id="x", source="s", program="p", account="b", occurred_at=NOON, points=-70, reason="typo")
     events: list[Event] = [earn(points=25), debit]
     before = [AccountTimes(NOON_MS - 90_000, NOON_MS - 60_000, nan), AccountTimes(nan, nan, NOON_MS - 1_500)]
-    velocity = np.arange(4, dtype=np.float64).reshape(2, 2)
+    velocity = np.array([[0.0, 1.0, 0.0], [2.0, 3.0, 1.0]])
     links = np.arange(10, dtype=np.float64).reshape(2, 5)
     lists = np.array([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
     matrix = assemble(LAYOUT, velocity, moments(events, [NOON_MS, NOON_MS], before), links, lists)
@@ -86,7 +86,7 @@ def test_matrix_places_velocity_times_and_event() -> None:
     # The account's norm is for whoever reads it from the database.
     assert all(isnan(first.pop(name)) for name in NORM)
     assert first == {
-        "velocity.account.count_1h": 0.0, "velocity.device.accounts_7d": 1.0,
+        "velocity.account.count_1h": 0.0, "velocity.device.accounts_7d": 1.0, "velocity.approximate": 0.0,
         "account.age_seconds": 90.0, "account.seconds_since_signup": 60.0,
         "event.points": 25.0, "event.hour": 12.0, "event.outflow": 0.0,
         "links.accounts": 0.0, "links.fresh_accounts": 1.0, "links.held_accounts": 2.0, "links.points": 3.0,
@@ -99,7 +99,7 @@ def test_matrix_places_velocity_times_and_event() -> None:
 
 def test_without_links_and_lists_the_one_is_unknown_and_the_other_no() -> None:
     """Who does not look can't know a cluster's size; who has no lists has nobody on one."""
-    row = assemble(LAYOUT, np.zeros((1, 2)), moments([earn()], [NOON_MS], [AccountTimes()]))
+    row = assemble(LAYOUT, np.zeros((1, 3)), moments([earn()], [NOON_MS], [AccountTimes()]))
     assert np.isnan(by_name(row, LAYOUT, LINKS)).all()
     assert by_name(row, LAYOUT, LAYOUT.lists).tolist() == [[0.0] * 4]
 
@@ -107,14 +107,14 @@ def test_without_links_and_lists_the_one_is_unknown_and_the_other_no() -> None:
 def test_a_back_dated_event_counts_as_simultaneous_with_the_sign_up() -> None:
     """An event that claims to be older than its account's sign-up gets 0 seconds, not a negative or unknown time."""
     before = [AccountTimes(NOON_MS + 5_000, NOON_MS + 5_000, nan)]
-    matrix = assemble(LAYOUT, np.zeros((1, 2)), moments([earn()], [NOON_MS], before))
+    matrix = assemble(LAYOUT, np.zeros((1, 3)), moments([earn()], [NOON_MS], before))
     assert matrix[0, LAYOUT.index["account.seconds_since_signup"]] == 0.0
 
 
 def test_the_hour_is_the_producers() -> None:
     """The hour of day is the one written in occurred_at, in its own time zone."""
     shanghai = NOON.astimezone(timezone(timedelta(hours=8)))
-    matrix = assemble(LAYOUT, np.zeros((1, 2)), moments([earn(when=shanghai)], [NOON_MS], [AccountTimes()]))
+    matrix = assemble(LAYOUT, np.zeros((1, 3)), moments([earn(when=shanghai)], [NOON_MS], [AccountTimes()]))
     assert matrix[0, LAYOUT.index["event.hour"]] == 20.0
 
 

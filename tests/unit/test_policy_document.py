@@ -14,8 +14,9 @@ from config.policy import (
     parse_policy,
     policy_schema_text,
 )
-from detectors.expression import EXAMPLES
+from detectors.expression import EXAMPLES, VELOCITY_EXAMPLES
 from detectors.policy import PolicyRefused
+from detectors.velocity_names import KINDS, OTHERS, SINCE, SUMS
 
 DEFAULT = default_policy_text()
 
@@ -60,7 +61,7 @@ def test_off_is_a_word() -> None:
         ("limit: 12", "limit: 1:30", ("rules[3].limit", "invalid_value", "rapid_repeat")),
         ("id: rapid_repeat", "id: Rapid", ("rules[3].id", "invalid_value", "Rapid")),
         ("[redeem, transfer]", "[redeem, login]", ("rules[5].types[1]", "invalid_value", "mule_fan_in")),
-        ("peers_24h >= limit", "peers_25h >= limit", ("rules[5].expression", "unknown_name", "mule_fan_in")),
+        ("peers_24h >= limit", "peers_24x >= limit", ("rules[5].expression", "unknown_name", "mule_fan_in")),
         ("{cap: 0.5, above: 0.95}", "{cap: 9.0, above: 0.95}", ("models", "model_can_reject", None)),
         ("version: 1", "version: 1\nversion: 2", ("$", "not_yaml", None)),
         ("version: 1", "version: &a 1\nbase: *a", ("$", "not_yaml", None)),
@@ -88,10 +89,10 @@ def test_the_committed_schema_is_the_generated_one() -> None:
 def test_the_guide_explains_every_name_and_field() -> None:
     """docs/policy.md mentions each name a rule may read and each field of the document."""
     guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
-    velocity = re.compile(r"velocity\.(account|device|ip)\.([a-z]+)_(1m|1h|24h|7d)")
-    missing = [name for name in EXAMPLES if f"`{name}`" not in guide and not velocity.fullmatch(name)]
-    aggregates = {f"`{match.group(1)}.{match.group(2)}`" for name in EXAMPLES if (match := velocity.fullmatch(name))}
+    missing = [name for name in EXAMPLES if f"`{name}`" not in guide and name not in VELOCITY_EXAMPLES]
+    values = [(kind, value) for kind in KINDS for value in (*SUMS, *OTHERS[kind], *SINCE)]
+    told = {kind: row for kind in KINDS for row in re.findall(rf"^\| `velocity\.{kind}\.` \|.*$", guide, re.MULTILINE)}
+    missing += [f"{kind} {value}" for kind, value in values if f"`{value}`" not in told.get(kind, "")]
     fields = set(re.findall(r'"([a-z_]+)": \{\n +"(?:\$ref|type|anyOf|enum|minLength)', policy_schema_text()))
-    missing += [name for name in aggregates if name not in guide]
     missing += [name for name in fields - {"items"} if f"`{name}`" not in guide]
     assert missing == []

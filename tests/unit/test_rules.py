@@ -234,6 +234,7 @@ def test_the_layout_holds_what_live_and_shadow_rules_name() -> None:
     assert problems == []
     assert rules.layout.velocity == (
         "velocity.account.count_24h", "velocity.account.ips_1h", "velocity.device.sum_7d", "velocity.ip.count_1m",
+        "velocity.approximate",
     )  # fmt: skip
     assert rules.layout.lists[3:] == ("lists.vip",)
     assert [rules.columns[name] for name in rules.layout.names] == list(range(rules.layout.width))

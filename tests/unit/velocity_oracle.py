@@ -1,10 +1,12 @@
-"""The velocity contract said slowly: plain lists and loops, integers only. What the fast code is compared with."""
+"""The velocity contract said slowly: plain lists, loops and exact fractions. What the fast code is compared with."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
-from detectors.velocity import KINDS, VELOCITY_FEATURES, WINDOWS, Observations
-
-COLUMN = {name: column for column, name in enumerate(VELOCITY_FEATURES)}
+from detectors.velocity import Observations
+from detectors.velocity_names import KIND_OF_OTHERS, KINDS, OTHERS, spec_of
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,24 @@ class Seen:
 class Oracle:
     """Every log there is, each in the order in which events were observed."""
 
+    names: Sequence[str]
     logs: dict[tuple[str, int], list[Seen]] = field(default_factory=dict)
 
-    def observe(self, batch: Observations) -> list[list[int]]:
+    def observe(self, batch: Observations) -> list[list[float]]:
         """Add a batch event by event; give the values each event sees."""
         return [self._observe_one(batch, row) for row in range(len(batch))]
 
-    def _observe_one(self, batch: Observations, row: int) -> list[int]:
+    def _observe_one(self, batch: Observations, row: int) -> list[float]:
         time, event, points = int(batch.time[row]), int(batch.event[row]), int(batch.points[row])
-        account, device, ip = (int(entity) for entity in batch.entity[row])
+        entities = dict(zip(KINDS, map(int, batch.entity[row]), strict=True))
         peer = int(batch.peer[row])
-        others = {
-            "account": {"devices": device, "ips": ip, "peers": peer},
-            "device": {"accounts": account},
-            "ip": {"accounts": account},
-        }
-        values = [0] * len(VELOCITY_FEATURES)
-        for kind, entity in zip(KINDS, (account, device, ip), strict=True):
-            if entity:
-                before = self._before(kind, entity, Seen(event, time, points, others[kind]))
-                for name, value in aggregates(kind, before, time).items():
-                    values[COLUMN[name]] = value
+        before: dict[str, list[Seen]] = {}
+        for kind, entity in entities.items():
+            shown = {name: entities[KIND_OF_OTHERS[name]] if name != "peers" else peer for name in OTHERS[kind]}
+            before[kind] = self._before(kind, entity, Seen(event, time, points, shown)) if entity else []
         if peer:
-            self._before("account", peer, Seen(event, time, points, {"peers": account}))
-        return values
+            self._before("account", peer, Seen(event, time, points, {"peers": entities["account"]}))
+        return [value_of(name, before, time) for name in self.names]
 
     def _before(self, kind: str, entity: int, seen: Seen) -> list[Seen]:
         """Give what the log held before the first copy of an event, and add the event unless it is there."""
@@ -56,15 +52,24 @@ class Oracle:
         return log[:-1]
 
 
-def aggregates(kind: str, before: list[Seen], as_of: int) -> dict[str, int]:
-    """Count, sum and distinct others of what was seen before, for each window that ends at as_of."""
-    values = {}
-    for window, length in WINDOWS.items():
-        inside = [seen for seen in before if as_of - length <= seen.time <= as_of]
-        values[f"velocity.{kind}.count_{window}"] = len(inside)
-        values[f"velocity.{kind}.sum_{window}"] = sum(seen.points for seen in inside)
-        for aggregate in ("devices", "ips", "peers", "accounts"):
-            others = {seen.others.get(aggregate, 0) for seen in inside} - {0}
-            if f"velocity.{kind}.{aggregate}_{window}" in COLUMN:
-                values[f"velocity.{kind}.{aggregate}_{window}"] = len(others)
-    return values
+def value_of(name: str, before: dict[str, list[Seen]], as_of: int) -> float:
+    """One value, from what the logs of an event's entities held before it."""
+    spec = spec_of(name)
+    if spec is None:
+        return 0.0  # nothing here is approximate
+    inside = [seen for seen in before[KINDS[spec.kind]] if as_of - spec.window_ms <= seen.time <= as_of]
+    moved = [seen.points for seen in inside if seen.points]
+    match spec.aggregate:
+        case "count":
+            return len(inside)
+        case "sum":
+            return sum(moved)
+        case "max":
+            return max(moved, default=0)
+        case "avg":
+            return float(Fraction(sum(moved), len(moved))) if moved else math.nan
+        case "seconds_since_first":
+            return max(((as_of - seen.time) / 1000 for seen in inside), default=math.nan)
+        case "seconds_since_last":
+            return min(((as_of - seen.time) / 1000 for seen in inside), default=math.nan)
+    return len({seen.others.get(spec.aggregate, 0) for seen in inside} - {0})

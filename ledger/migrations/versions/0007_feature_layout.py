@@ -1,4 +1,4 @@
-"""The names of stored features, one row a layout; what was stored before gets the layout it had then."""
+"""The names of stored features, one row a layout, and what velocity is rebuilt from: address prefix, payment token."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ CREATE TRIGGER feature_layout_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON f
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change();
 """
 
+ENTITIES = """
+-- Pseudonyms, as device and ip. Not in the audit chain: nothing but the rebuilding of velocity reads them.
+ALTER TABLE decision
+    ADD COLUMN ip_prefix bytea,
+    ADD COLUMN payment bytea;
+"""
+
 # Until here every decision was stored with the same 50 features, under this version.
 FIRST = """
 INSERT INTO feature_layout (version, names)
@@ -35,9 +42,9 @@ SELECT '34c4f2895e69e597', array(
 
 
 def upgrade() -> None:
-    """Create the table, and name what is stored already."""
-    op.execute(LAYOUTS)
-    op.execute(FIRST)
+    """Create the table, name what is stored already, and add the columns."""
+    for part in (LAYOUTS, FIRST, ENTITIES):
+        op.execute(part)
 
 
 def downgrade() -> None:
