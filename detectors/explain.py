@@ -1,5 +1,6 @@
 """A reason as a sentence, in English and Simplified Chinese: the one place where reasons become text."""
 
+import math
 from typing import Literal
 
 from detectors.decision import POINTS_OVER_MAX, RULE_ERROR, VELOCITY_COLD, Reason
@@ -74,6 +75,19 @@ def explain(reason: Reason, policy: Policy, lang: Language) -> str:
     return PLACEHOLDER.sub(
         lambda match: _fill(reason, match.group(1), match.group(2), lang), text.zh if lang == "zh" else text.en
     )
+
+
+def beside_norm(times_points: float | None, times_day: float | None, lang: Language) -> str | None:
+    """How an event stands beside its account's own norm (`account.times_usual_…`); None while it has none."""
+    if times_day is None or math.isnan(times_day):
+        return None
+    day, points = (
+        f"{times_day:,.1f}",
+        "" if times_points is None or math.isnan(times_points) else f"{times_points:,.1f}",
+    )
+    if lang == "zh":
+        return f"是该账户平日的 {day} 倍" + (f"、平时单笔的 {points} 倍。" if points else "。")
+    return f"{day} × this account's usual day" + (f", {points} × its usual points." if points else ".")
 
 
 def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:

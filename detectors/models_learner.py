@@ -61,7 +61,8 @@ class LabelRow:
     """One row of the label log with what its decision stored. `label` 1 is fraud.
 
     `inputs` float64[WIDE] are the features that the models read, as scored; None where the decision has none: such a
-    row teaches nothing.
+    row teaches nothing. `weight` is how many events of its kind the row stands for, where only a share of them is
+    logged: it counts for the rate of fraud.
     """
 
     seq: int
@@ -71,6 +72,7 @@ class LabelRow:
     device: bytes | None
     inputs: Floats | None
     ip: bytes | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Learner:
         self._fraud_scores: deque[float] = deque(maxlen=params.fraud_rows)
         self._seen = [0, 0]
         self._rate = [0.0, 0.0]
+        self._fraud_rate = 0.0
         self._hinkley = PageHinkley(params.drift, WIDE)
         self._recent = Recent(params.drift_rows)
         self._refresh()
@@ -115,6 +118,9 @@ class Learner:
         if row.inputs is None:
             return False
         fraud = row.label != 0
+        # The rate is that of all labels, whoever they come from: bounds and hold-outs would shift it.
+        self._rate = [each * (1.0 - 1.0 / self.params.rate_rows) for each in self._rate]
+        self._rate[fraud] += row.weight
         inputs = squash(row.inputs[None, :])[0]
         if not self._influence[fraud].admit(_party(row)):
             return False
@@ -169,7 +175,7 @@ class Learner:
                 },
                 "fold": {
                     "counts": np.array([self.seq, self.learned, *self._seen], dtype=np.int64),
-                    "rate": np.array(self._rate),
+                    "rate": np.array([*self._rate, self._fraud_rate]),
                 },
                 "block": self._block.export(),
             }
@@ -187,7 +193,7 @@ class Learner:
         self._block.restore(part(arrays, "block"))
         fold, scores = part(arrays, "fold"), part(arrays, "scores")
         self.seq, self.learned, *self._seen = fold["counts"].tolist()
-        self._rate = fold["rate"].tolist()
+        *self._rate, self._fraud_rate = fold["rate"].tolist()
         ends = np.cumsum(scores["lengths"])[:-1]
         names = scores["programs"].tobytes().decode().split("\n")
         self._scores = {
@@ -213,10 +219,7 @@ class Learner:
         scores = np.stack([scorer.score(inputs) for scorer in self._scorers.values()], axis=1)
         scores[:, ~self._speaks] = np.nan
         numbers = self._calibration.numbers(scores, programs)
-        keep = 1.0 - 1.0 / self.params.rate_rows
         for row, is_fraud in enumerate(fraud.tolist()):
-            self._rate = [each * keep for each in self._rate]
-            self._rate[is_fraud] += 1.0
             if is_fraud:
                 self._note_fraud(float(scores[row, _CHANCE]))
             else:
@@ -225,6 +228,7 @@ class Learner:
         for model in self.models.values():
             model.learn(inputs, fraud)
         self.learned += len(inputs)
+        self._fraud_rate = self._rate[1] / (self._rate[0] + self._rate[1])
         self._refresh()
 
     def _refresh(self) -> None:
@@ -264,8 +268,7 @@ class Learner:
         good = np.array(self._scores[EVERY_PROGRAM]).reshape(-1, len(MODELS))[:, _CHANCE]
         good = good[np.isfinite(good)]
         if len(good) and len(self._fraud_scores) >= self.params.frauds_min:
-            rate = self._rate[1] / (self._rate[0] + self._rate[1])
-            edges, chances = isotonic(good, np.array(self._fraud_scores), rate)
+            edges, chances = isotonic(good, np.array(self._fraud_scores), self._fraud_rate)
         stacked = np.stack(list(tables.values())) if tables else np.zeros((0, len(MODELS), SHARES))
         return Calibration(tuple(tables), stacked, edges, chances)
 

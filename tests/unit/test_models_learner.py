@@ -182,3 +182,17 @@ def test_drift_is_noticed_once_and_named() -> None:
     named = {each.series for each in learner.drifted}
     assert "velocity.account.count_1h" in named
     assert not {"event.points", "event.hour", "velocity.ip.count_1h"} & named
+
+
+def test_the_rate_of_fraud_is_that_of_all_labels() -> None:
+    """Where only a tenth of the good events is logged each counts ten times: logging less makes nothing likelier."""
+    params = unbounded(block_rows=100, models=replace(SMALL.models, forest=ForestParams(trees=20, regrow_rows=300)))
+    log = mixed(2_000)
+    weighed = [replace(row, weight=1.0 if row.label else 10.0) for row in log]
+    fraud = np.stack([row.inputs for row in log if row.label and row.inputs is not None])
+    plain, tenth = (
+        float(fold(each, params).snapshot(1).numbers(fraud, ["p"] * len(fraud))[:, MODELS.index(CHANCE)].mean())
+        for each in (log, weighed)
+    )
+    assert plain > 0.8
+    assert plain / (1 - plain) > 3 * tenth / (1 - tenth)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from config.policy import default_policy_text, parse_policy
 from detectors.decision import Reason
-from detectors.explain import explain
+from detectors.explain import beside_norm, explain
 from detectors.layout import NORM, Floats
 from detectors.models import INPUT_NAMES, WIDE, squash
 from detectors.models_norm import (
@@ -142,3 +142,13 @@ def test_the_reason_compares_with_the_accounts_own_norm() -> None:
     policy = parse_policy(default_policy_text())
     assert "3.2 × its usual day" in explain(reason, policy, "en")
     assert "平日的 3.2 倍" in explain(reason, policy, "zh")
+
+
+def test_any_event_can_be_told_beside_its_accounts_norm() -> None:
+    """Also where the model added nothing; nothing is said of an account without a norm."""
+    assert beside_norm(2.04, 3.2, "en") == "3.2 × this account's usual day, 2.0 × its usual points."
+    assert beside_norm(2.04, 3.2, "zh") == "是该账户平日的 3.2 倍、平时单笔的 2.0 倍。"
+    assert beside_norm(None, 3.2, "en") == "3.2 × this account's usual day."
+    assert beside_norm(float("nan"), 0.5, "zh") == "是该账户平日的 0.5 倍。"
+    assert beside_norm(1.0, float("nan"), "en") is None
+    assert beside_norm(1.0, None, "en") is None
