@@ -23,6 +23,7 @@ from detectors.policy import Policy
 from ledger.book import Resolution, Resolved
 from ledger.ids import IdBlocks
 from ledger.queries import HoldFilter, HoldView, balance, find_hold, open_holds
+from streams import norms
 from streams.endings import roots_of
 from streams.review import decide
 
@@ -42,7 +43,7 @@ app = typer.Typer(help="Held points: list, explain, approve, reject.", no_args_i
 
 _DECISIONS = text("""
 SELECT decision_id, type, outcome, code, score, reasons::text AS reasons, event::text AS event, policy_version,
-       model_version, occurred_at, decided_at
+       model_version, occurred_at, decided_at, features, features_version
   FROM decision WHERE decision_id = ANY(:ids)""")
 _POLICY = text("SELECT document FROM policy WHERE version = :version")
 _COUNT = text("""
@@ -105,6 +106,9 @@ def show(
             weight = f"{reason.contribution:+.2f}" if reason.contribution else "floor"
             reasons.add_row(reason.code, weight, escape(said))
         out.print(reasons)
+        beside = norms.told(conn, row.features, row.features_version, lang) if row else None
+        if beside is not None:
+            say(beside)
 
 
 @app.command()

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Connection
 
+from detectors.explain import Language, beside_norm
+from detectors.features import unpack
 from detectors.layout import NORM, Floats, Layout
 from detectors.models_learner import LabelRow
 from detectors.models_norm import QUANTITIES, Amounts, States, amounts_of, compare, learn, no_states
 from ledger.arrays import bigints, byteas, fetch, run, texts
+from streams.layouts import LayoutBook, UnknownLayout
 
 AccountKey = tuple[str, str]
 """Programme and account."""
@@ -39,6 +42,18 @@ def fill(conn: Connection, features: Floats, layout: Layout, accounts: Sequence[
     states = _read(conn, keys)[0][[place[key] for key in accounts]]
     first = layout.index[NORM[0]]
     features[:, first : first + len(NORM)] = compare(states, amounts_of(features, layout.names))
+
+
+def told(conn: Connection, features: bytes | None, version: str | None, lang: Language) -> str | None:
+    """How a stored decision's event stood beside its account's norm, as a sentence; None if it had none yet."""
+    if features is None or version is None:
+        return None
+    try:
+        stored = LayoutBook().layout(conn, version)
+    except UnknownLayout:
+        return None
+    times_points, times_day = unpack([bytes(features)], stored, NORM[:2])[0].tolist()
+    return beside_norm(times_points, times_day, lang)
 
 
 def follow(conn: Connection, rows: Sequence[LabelRow]) -> None:

@@ -100,3 +100,9 @@ def test_a_worker_stores_the_comparison_with_the_decision(desk: Desk) -> None:
         stored = conn.execute(text("SELECT features FROM decision WHERE event_id = 'big'")).scalar_one()
     value = np.frombuffer(bytes(stored), dtype="<f8")[layout.index["account.times_usual_day"]]
     assert value == pytest.approx(3.2)
+    with desk.engine.connect() as conn:
+        assert (
+            norms.told(conn, stored, layout.version, "en") == "3.2 × this account's usual day, 3.2 × its usual points."
+        )
+        assert norms.told(conn, None, None, "en") is None
+        assert norms.told(conn, stored, "unknown", "en") is None
