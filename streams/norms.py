@@ -88,7 +88,10 @@ def _read(conn: Connection, keys: Sequence[AccountKey]) -> tuple[States, list[in
     """The states of these accounts and the last label of each, 0 for one that nothing is known of."""
     states, seqs = no_states(len(keys)), [0] * len(keys)
     wanted = {"programs": texts([key[0] for key in keys]), "accounts": texts([key[1] for key in keys])}
-    for place, seq, state in fetch(conn, _READ, wanted):
-        states[place - 1] = np.frombuffer(bytes(state), dtype="<f8").reshape(QUANTITIES, 3)
-        seqs[place - 1] = seq
+    found = fetch(conn, _READ, wanted)
+    if found:
+        places, last, stored = zip(*found, strict=True)
+        states[np.array(places) - 1] = np.frombuffer(b"".join(stored), dtype="<f8").reshape(-1, QUANTITIES, 3)
+        for place, seq in zip(places, last, strict=True):
+            seqs[place - 1] = seq
     return states, seqs

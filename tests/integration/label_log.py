@@ -33,8 +33,8 @@ _DECISION = text("""
 INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious,
   features, features_version, event, reasons, policy_version, occurred_at, observed_at, decided_at, log_id, topic, part,
   "offset")
-VALUES (:id, 's', :id, :program, :account, 'earn', 1, 'approve', 'posted', false, :features, :version, '{}', '[]', 1,
-  :at, :at, :at, 'l', 't', 0, :id)""")
+VALUES (:id, 's', :id, :program, :account, 'earn', 1, 'approve', 'posted', false, :features, :version, '{}', '[]',
+  :policy, :at, :at, :at, 'l', 't', 0, :id)""")
 _PENDING = text("""
 INSERT INTO label_pending (decision_id, program, label, origin, due_at)
 VALUES (:id, :program, :label, :origin, :due)""")
@@ -54,8 +54,8 @@ def open_labels(database: str) -> Iterator[Engine]:
 
 def expect(conn: Connection, number: int, due: datetime, program: str = "live", **changes: Any) -> None:
     """A decision with made-up features (the same for the same number), and its label to come."""
-    row = {**_row(number), "program": program, "due": due}
-    conn.execute(_DECISION, {**row, **changes})
+    row = {**_row(number), "program": program, "due": due, **changes}
+    conn.execute(_DECISION, row)
     conn.execute(_PENDING, row)
 
 
@@ -79,6 +79,7 @@ def _row(number: int, *, fraud: bool = False, scale: float = 1.0) -> dict[str, A
         "account": f"a{number}",
         "at": START,
         "version": LAYOUT.version,
+        "policy": 1,
         "features": pack(features),
         "label": int(fraud),
         "origin": "review" if fraud else "matured",

@@ -11,12 +11,14 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, Metrics
+from config.policy import default_policy_text
 from detectors.features import pack
 from detectors.layout import Layout, by_name, layout_of
 from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow, Learner
 from detectors.models_snapshot import SnapshotRefused, seal
 from streams import model_store
+from streams.label_rows import LabelLog
 from streams.labels import sequence
 from streams.layouts import LayoutBook
 from streams.model_store import Verdict
@@ -122,6 +124,31 @@ def test_the_trainer_publishes_what_workers_load(engine: Engine) -> None:
     assert metrics.gauge(MODEL_VERSION, "trainer")._value.get() == 2
     assert metrics.gauge(MODEL_SEQ, "trainer")._value.get() == 200
     assert metrics.counter(LABELS, "matured")._value.get() == 180
+
+
+def test_nothing_is_learned_before_its_label_has_matured(engine: Engine) -> None:
+    """A decision whose label is not due yet leaves the state as it is, to the digest."""
+    fill(engine, 1, 120)
+    trainer = Trainer(engine, KEY, Metrics(), PARAMS)
+    drain(trainer)
+    before = trainer._learner.digest()
+    with engine.begin() as conn:
+        expect(conn, 121, datetime.now(UTC) + timedelta(hours=1))
+    drain(trainer)
+    assert trainer._learner.digest() == before
+
+
+def test_labels_count_for_the_share_that_was_logged(engine: Engine) -> None:
+    """What matured stands for as many events as the policy of the time left out; what people decided for itself."""
+    document = default_policy_text().replace("version: 1", "version: 2", 1).replace("share: 1.0", "share: 0.25")
+    with engine.begin() as conn:
+        conn.execute(text("INSERT INTO policy (version, document) VALUES (2, :document)"), {"document": document})
+        expect(conn, 1, START)
+        expect(conn, 2, START + timedelta(seconds=1), policy=2)
+        expect(conn, 3, START + timedelta(seconds=2), policy=2, origin="review", label=1)
+        expect(conn, 4, START + timedelta(seconds=3), policy=77)
+        sequence(conn)
+        assert [row.weight for _, row in LabelLog().after(conn, 0, 9)] == [1.0, 4.0, 1.0, 1.0]
 
 
 def test_nothing_is_published_within_the_grace_period(engine: Engine) -> None:
