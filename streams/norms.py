@@ -6,6 +6,7 @@ A row knows the last label it has learned from, so a label that comes again, as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import Connection
@@ -13,10 +14,12 @@ from sqlalchemy import Connection
 from detectors.explain import Language, beside_norm
 from detectors.features import unpack
 from detectors.layout import NORM, Floats, Layout
-from detectors.models_learner import LabelRow
 from detectors.models_norm import QUANTITIES, Amounts, States, amounts_of, compare, learn, no_states
 from ledger.arrays import bigints, byteas, fetch, run, texts
 from streams.layouts import LayoutBook, UnknownLayout
+
+if TYPE_CHECKING:  # workers need no River
+    from detectors.models_learner import LabelRow
 
 AccountKey = tuple[str, str]
 """Programme and account."""

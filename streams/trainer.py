@@ -18,6 +18,8 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, READY, Metrics
+from config import logs
+from config.settings import Settings
 from detectors.models_checkpoint import restore_state, seal_state
 from detectors.models_learner import LabelRow, Learner, LearnerParams
 from detectors.models_snapshot import INPUTS_VERSION, PURPOSE, SnapshotRefused, checked
@@ -26,6 +28,7 @@ from streams.errors import dependency_down
 from streams.keys import model_key
 from streams.label_rows import LabelLog
 from streams.labels import sequence
+from streams.processes import engine_of, serve_metrics
 from streams.publishing import Publisher, PublishParams
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
@@ -221,12 +224,15 @@ def _manifest(conn: Connection, key: bytes, version: int) -> dict[str, Any]:
         return {}
 
 
-def run(engine: Engine, secret: bytes, metrics: Metrics, params: TrainerParams | None = None) -> None:
+def run_trainer(settings: Settings) -> None:
     """The trainer process, until SIGINT or SIGTERM; a second one stands by until the first is gone."""
-    stop = threading.Event()
+    logs.configure(settings, "trainer")
+    metrics, stop = Metrics(), threading.Event()
+    serve_metrics(settings, metrics)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    work(engine, model_key(secret), metrics, params or TrainerParams(), stop)
+    params = TrainerParams(publish=PublishParams(alerts_topic=settings.alerts_topic))
+    work(engine_of(settings, "trainer"), model_key(settings.secret()), metrics, params, stop)
 
 
 def work(engine: Engine, key: bytes, metrics: Metrics, params: TrainerParams, stop: threading.Event) -> None:

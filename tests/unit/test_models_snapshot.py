@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -194,3 +196,10 @@ def test_the_chance_is_the_frequency() -> None:
         asked = np.full((4, len(MODELS)), [[0.25], [0.5], [0.75], [0.95]])
         found = calibration.numbers(asked, ["p"] * 4)[:, CHANCES]
         assert np.abs(found - asked[:, CHANCES] ** 2).max() < 0.06
+
+
+def test_workers_need_no_river() -> None:
+    """What scores is arrays: a worker loads neither River nor what that brings along."""
+    code = "import sys, streams.worker, streams.catalog; print({'river', 'scipy'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "set()"
