@@ -48,6 +48,9 @@ INPUTS: tuple[Input, ...] = (
     Input("event.points", 100.0),
     Input("event.hour", 12.0),
     Input("event.outflow", 1.0),
+    # An account without links is alone. What became of others in its cluster would be label feedback: left to rules.
+    Input("links.accounts", 4.0, 0.0),
+    Input("links.fresh_accounts", 2.0, 0.0),
     # An account without a norm is not unusual beside it.
     Input("account.unusual_points", 3.0, 0.0),
     Input("account.unusual_day", 3.0, 0.0),

@@ -32,6 +32,7 @@ CANARIES: Mapping[str, Mapping[str, float]] = {
     "farm": {
         "velocity.device.accounts_7d": 12.0, "velocity.device.count_24h": 14.0, "velocity.ip.accounts_24h": 12.0,
         "velocity.ip.count_1h": 14.0, "account.seconds_since_signup": 30.0, "event.points": 500.0, "event.hour": 3.0,
+        "links.accounts": 12.0, "links.fresh_accounts": 12.0,
     },
     "takeover": {
         "velocity.account.devices_7d": 3.0, "velocity.account.ips_24h": 3.0, "event.points": 40_000.0,

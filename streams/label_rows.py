@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, text
 
 from config.policy import parse_policy
 from detectors.features import unpack
-from detectors.layout import NORM, Floats
+from detectors.layout import LINKS, NORM, Floats
 from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow
 from detectors.policy import PolicyRefused
@@ -19,8 +19,8 @@ _ROWS = text("""
 SELECT l.seq, l.label, l.origin, d.program, d.account, d.device, d.ip, d.features, d.features_version, d.policy_version
   FROM label_log l LEFT JOIN decision d USING (decision_id)
  WHERE l.seq > :after ORDER BY l.seq LIMIT :most""")
-# What was stored before accounts had norms is as good as an account without one.
-_NEEDED = set(INPUT_NAMES) - set(NORM)
+# What was stored before accounts had norms and links is as good as an account without them.
+_NEEDED = set(INPUT_NAMES) - {*NORM, *LINKS}
 _POLICY = text("SELECT document FROM policy WHERE version = :version")
 _LAST = text("SELECT coalesce(max(seq), 0) FROM label_log")
 

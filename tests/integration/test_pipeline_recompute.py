@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from config.policy import load_policy
 from detectors.decision import Reason
-from detectors.layout import NORM, Layout
+from detectors.layout import LINKS, NORM, Layout
 from detectors.models import INPUT_NAMES
 from detectors.models_learner import Learner
 from detectors.models_snapshot import seal
@@ -169,7 +169,7 @@ def test_what_was_stored_before_layouts_had_names_can_be_read(desk: Desk) -> Non
     with desk.engine.connect() as conn:
         first = LayoutBook().layout(conn, "34c4f2895e69e597")
     assert (first.version, first.width, len(first.velocity)) == ("34c4f2895e69e597", 50, 44)
-    assert set(INPUT_NAMES) - set(NORM) < set(first.names)
+    assert set(INPUT_NAMES) - {*NORM, *LINKS} < set(first.names)
 
 
 def test_a_batch_is_decided_by_the_policy_it_was_observed_for(desk: Desk) -> None:

@@ -3,8 +3,8 @@
 The attacker has 5 % of the traffic, from any number of accounts, devices and addresses; the events look like theft to
 come, nobody objects, and they mature as good. The bound: a snapshot comes into use only if held-out fraud, weighted by
 its points, has lost at most 5 % of the evidence against it beside the champion, and beside the reference that a person
-vouched for. So what is caught moves by at most that, however long the attack goes on; what the attacker can reach is
-that nothing new comes into use, which is told.
+vouched for. So what is caught falls by no more than that, however long the attack goes on; what the attacker can reach
+is that nothing new comes into use, which is told.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from detectors.models_snapshot import Snapshot
 from tests.unit.model_rows import FREE
 from tests.unit.model_streams import honest, strange
 
+SEED = 1
 ROWS, CALM, EVERY = 6_000, 3_000, 500
 THEFT, ATTACK = 0.03, 0.05
 PARAMS = LearnerParams(
@@ -37,8 +38,12 @@ POINTS = INPUT_NAMES.index("event.points")
 
 
 class Outcome(NamedTuple):
-    """Of later thefts the share of points held, by the champion and by the newest snapshot; how many were refused."""
+    """Of later thefts the share of points held: by the champion when the attack begins and in the end, by the newest.
 
+    `refused` is how many snapshots were, from the beginning of the attack on.
+    """
+
+    before: float
     caught: float
     caught_by_newest: float
     refused: int
@@ -91,16 +96,18 @@ def train(seed: int, *, attacked: bool) -> Outcome:
             if row.seq == CALM:
                 reference = champion
     assert champion is not None
+    assert reference is not None
     thefts = later_thefts(seed)
-    return Outcome(caught(champion, thefts), caught(learner.snapshot(1), thefts), refused)
+    return Outcome(caught(reference, thefts), caught(champion, thefts), caught(learner.snapshot(1), thefts), refused)
 
 
 def test_an_attacker_with_a_twentieth_of_the_traffic_moves_what_is_caught_by_less_than_a_twentieth() -> None:
     """What the champion catches stays; the newest snapshot, which learned from the attacker, would have lost more."""
-    calm, attacked = train(3, attacked=False), train(3, attacked=True)
-    assert calm.caught > 0.8
-    assert abs(calm.caught - attacked.caught) <= 0.05
-    assert attacked.caught_by_newest < calm.caught - 0.05
+    calm, attacked = train(SEED, attacked=False), train(SEED, attacked=True)
+    assert attacked.before == calm.before > 0.8
+    assert attacked.caught >= 0.95 * attacked.before
+    assert calm.caught >= 0.95 * calm.before
+    assert attacked.caught_by_newest < 0.95 * attacked.before
     assert attacked.refused > calm.refused
 
 
