@@ -93,7 +93,7 @@ def test_killed_at_any_statement(engine: Engine, rng: random.Random) -> None:
     killed, progress = 0, []
     for _ in range(60):
         try:
-            with dying(engine, rng.randint(1, 90)):
+            with dying(engine, rng.randint(1, 60)):
                 drain(Trainer(engine, KEY, Metrics(), KILLED), 1.0)
         except KilledError:
             killed += 1
