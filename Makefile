@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m bench.ledger $(ARGS)
 	$(BIN)/python -m bench.links $(ARGS)
 	$(BIN)/python -m bench.rules $(ARGS)
+	$(BIN)/python -m bench.models $(ARGS)
 	$(BIN)/python -m bench.backtest $(ARGS)
 
 # Needs uv. Takes new versions only where a requirement asks for one; ARGS=--upgrade takes all there are.

@@ -134,6 +134,21 @@ MODEL_VERSION = Metric(
     "Differs between workers for longer than a minute: one cannot load the snapshot, see its log.",
     ("process",),
 )  # fmt: skip
+MODEL_VERDICTS = Metric(
+    "model_verdicts_total", "counter", "New model snapshots by verdict of the gate: promoted or refused.",
+    "refused again and again: `pointguard model show` names the check that failed; see the runbook.",
+    ("verdict",),
+)  # fmt: skip
+MODEL_DRIFT = Metric(
+    "model_drift_ratio", "gauge", "Population stability index of what a model reads or says, since the reference.",
+    "Above 0.25 the population is another one: a season, a campaign or an attack; see the runbook, “models drift”.",
+    ("kind",),
+)  # fmt: skip
+MODEL_ALARMS = Metric(
+    "model_drift_alarms_total", "counter", "Times that the mean of what a model reads or says moved (Page-Hinkley).",
+    "Look at what changed that day: a campaign, a producer, an attack; see the runbook, “models drift”.",
+    ("kind",),
+)  # fmt: skip
 LABELS = Metric(
     "labels_learned_total", "counter", "Labels the trainer has learned, by origin (matured, review).",
     "Nothing for long: no events mature, or the trainer is stuck.",

@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import backtest, engine, ledger, links, pipeline, rules, velocity
+from bench import backtest, engine, ledger, links, models, pipeline, rules, velocity
 
 if __name__ == "__main__":
     if set(sys.argv[1:]) - {"--quick"}:
@@ -12,5 +12,6 @@ if __name__ == "__main__":
     ledger.main()
     rules.main()
     backtest.main()
+    models.main()
     velocity.main()
     links.main()

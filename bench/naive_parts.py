@@ -20,7 +20,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from detectors.models import INPUTS
-from detectors.models_learner import LearnerParams
+from detectors.models_learned import ModelParams
 from detectors.policy import Policy
 
 WINDOWS_MS: Final = {"1m": 60_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
@@ -167,7 +167,7 @@ class Judge:
     """The policy's rules through CEL and River's two models with the trainer's parameters, event by event."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, params = policy, LearnerParams()
+        self._policy, params = policy, ModelParams()
         self._rules = [
             (rule, cel.compile(re.sub(r"\blimit\b", repr(rule.limit), rule.expression)))
             for rule in policy.rules
@@ -180,11 +180,13 @@ class Judge:
             ),
             "loda": anomaly.LODA(n_bins=params.bins, n_random_cuts=params.cuts, seed=params.seed),
         }
-        self._limits = {name: stats.Quantile(term.above) for name, term in policy.models.items()}
+        self._limits = {
+            name: stats.Quantile(policy.models[name].above) for name in policy.models if name in self._models
+        }
 
     def __call__(self, body: Body, features: Features) -> Judgement:
         """Score with both models, teach them, run the rules, add up."""
-        inputs = {name: _squashed(features.get(name), half) for name, half in INPUTS}
+        inputs = {name: _squashed(features.get(name), half) for name, half, _ in INPUTS}
         scores = {name: float(model.score_one(inputs)) for name, model in self._models.items()}
         context = self._context(body, features, scores)
         log_odds, floor, reasons = self._policy.base, "approve", []
@@ -193,10 +195,11 @@ class Judge:
                 log_odds += rule.weight or 0.0
                 floor = rule.outcome or floor
                 reasons.append({"rule": rule.id, "weight": rule.weight})
-        for name, term in self._policy.models.items():
-            if scores[name] > (self._limits[name].get() or math.inf):
-                log_odds += term.cap
-                reasons.append({"model": name, "weight": term.cap})
+        for name, limit in self._limits.items():
+            if scores[name] > (limit.get() or math.inf):
+                weight = self._policy.models[name].cap
+                log_odds += weight
+                reasons.append({"model": name, "weight": weight})
             self._limits[name].update(scores[name])
             self._models[name].learn_one(inputs)
         score = 1 / (1 + math.exp(-log_odds))

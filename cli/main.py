@@ -37,6 +37,7 @@ COMMANDS = (
     "worker",
     "relay",
     "trainer",
+    "model",
 )
 """Each is a module `cli.<name>` with a typer app called `app`, or a function of its own name."""
 

@@ -15,6 +15,6 @@ def trainer(
     data_dir: Annotated[Path | None, typer.Option(help="Where run.json and secrets are.")] = None,
 ) -> None:
     """Learn from labels in their order until stopped; one trainer works at a time, others wait."""
-    from streams.processes import run_trainer
+    from streams.trainer import run_trainer
 
     run_trainer(load(data_dir=data_dir, metrics_port=metrics_port))

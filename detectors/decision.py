@@ -6,7 +6,7 @@ be evaluated is held (or, if it has happened already, marked suspicious).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +16,10 @@ import numpy as np
 from detectors.aside import EFFECTLESS, NONE, NOTHING_ASIDE, Aside, set_aside
 from detectors.event_types import MOVES, Event
 from detectors.features import is_outflow, unpack
-from detectors.layout import LISTS, Floats, Layout, by_name
-from detectors.models import INPUT_NAMES, MODELS, contribution
+from detectors.layout import LISTS, NORM, Floats, Layout, by_name
+from detectors.models import INPUT_NAMES, MODELS, added
 from detectors.models_snapshot import Snapshot
-from detectors.policy import Policy, PolicyRefused, Problem, Rule
+from detectors.policy import ModelName, Policy, PolicyRefused, Problem, Rule
 from detectors.rules import EventFields, Fired, RuleSet, compile_rules
 
 Verdict = Literal["approve", "hold", "reject"]
@@ -33,6 +33,8 @@ VELOCITY_COLD = "velocity_cold"
 POINTS_OVER_MAX = "points_over_max"
 RULE_ERROR = "rule_error"
 LIST_ALLOW, LIST_BLOCK, LIST_FINAL, LIST_WATCH = "list_allow", "list_block", "list_final", "list_watch"
+SHOWN: Mapping[ModelName, tuple[str, ...]] = {"norm": NORM[:2]}
+"""What a model's reason shows besides its number."""
 LOG_ODDS_MAX = 700.0
 """Beyond this the score can't be told from 0 or 1, and exp would overflow."""
 
@@ -215,7 +217,7 @@ def _log_odds(chance: float) -> float:
 def _shares(fields: Sequence[EventFields], features: Floats, layout: Layout, models: Snapshot | None) -> Floats:
     if models is None:
         return np.full((len(fields), len(MODELS)), np.nan)
-    return models.shares(by_name(features, layout, INPUT_NAMES), [event.program for event in fields])
+    return models.numbers(by_name(features, layout, INPUT_NAMES), [event.program for event in fields])
 
 
 def _telling(features: Floats, shares: Floats, policy: CompiledPolicy) -> list[bool]:
@@ -321,10 +323,12 @@ class _Sum:
     def _models(self, numbers: Floats, reasons: list[Reason]) -> None:
         for position, name in enumerate(MODELS):
             term = self.policy.policy.models.get(name)
-            share = float(numbers[self.policy.layout.width + position])
-            if term is not None and (added := contribution(share, term)) > 0.0:
+            number = float(numbers[self.policy.layout.width + position])
+            if term is not None and (adds := added(name, number, term)) > 0.0:
+                shown = {each: _known(numbers[self.policy.rules.columns[each]]) for each in SHOWN.get(name, ())}
+                code = f"model_{name}"
                 reasons.append(
-                    Reason(code=f"model_{name}", kind="model", contribution=added, value=share, limit=term.above)
+                    Reason(code=code, kind="model", contribution=adds, value=number, limit=term.above, shown=shown)
                 )
 
     def _lists(self, numbers: Floats, reasons: list[Reason]) -> int:

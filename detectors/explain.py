@@ -1,6 +1,6 @@
 """A decision in words, in English and Simplified Chinese: the one place where reasons become text."""
 
-import re
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,6 +16,7 @@ from detectors.decision import (
     Decision,
     Reason,
 )
+from detectors.layout import NORM
 from detectors.policy import PLACEHOLDER, Policy, Text
 
 Language = Literal["en", "zh"]
@@ -24,6 +25,24 @@ _TEXTS: dict[str, Text] = {
     "model_hst": Text(
         en="Rarer than {value|percent} of this programme's events (half-space trees).",
         zh="比本计划 {value|percent} 的事件更罕见（半空间树模型）。",
+    ),
+    "model_isolation": Text(
+        en="Rarer than {value|percent} of this programme's events, by a long memory (isolation forest).",
+        zh="以长期记忆看，比本计划 {value|percent} 的事件更罕见（孤立森林模型）。",
+    ),
+    "model_tails": Text(
+        en="Further out in single values than {value|percent} of this programme's events (tails).",
+        zh="个别数值比本计划 {value|percent} 的事件更极端（尾部模型）。",
+    ),
+    "model_forest": Text(
+        en="Resembles events that turned out to be fraud: {value|percent} likely (counts from {limit|percent} on).",
+        zh="与已确认的欺诈事件相似：欺诈可能性 {value|percent}（从 {limit|percent} 起计入）。",
+    ),
+    "model_norm": Text(
+        en="{account.times_usual_points|times} × this account's usual points and {account.times_usual_day|times} × its "
+        "usual day: rarer than {value|percent} of this programme's events.",
+        zh="是该账户平时单笔积分的 {account.times_usual_points|times} 倍、平日的 {account.times_usual_day|times} 倍："
+        "比本计划 {value|percent} 的事件更罕见。",
     ),
     "model_loda": Text(
         en="Rarer than {value|percent} of this programme's events (LODA).",
@@ -80,12 +99,6 @@ _EFFECTLESS = {
     "shadow": Text(en="on trial", zh="试运行"),
     "snoozed": Text(en="snoozed", zh="已静默"),
 }
-_NORM = Text(
-    en="{ratio} × its usual day: {points} points within 24 h, this event included; usually {usual} a day.",
-    zh="为其平日的 {ratio} 倍：24 小时内（含本笔）{points} 积分，平日每天 {usual} 积分。",
-)
-_SUM = re.compile(r"velocity\.account\.sum_(\d+)d")
-_TODAY = "velocity.account.sum_24h"
 _UNKNOWN = {"en": "unknown", "zh": "未知"}
 _UNITS = {
     "en": ((86_400, " d"), (3_600, " h"), (60, " min"), (1, " s")),
@@ -115,26 +128,9 @@ def describe(
     lines += [
         f"  {_added(reason, lang):>8}  {reason.code}: {explain(reason, policy, lang)}" for reason in decision.reasons
     ]
-    norm = own_norm(features or {})
-    if norm is not None:
-        points, usual = norm
-        lines.append(
-            _in(_NORM, lang).format(ratio=f"{points / usual:.1f}", points=f"{points:,.0f}", usual=f"{usual:,.0f}")
-        )
-    return tuple(lines)
-
-
-def own_norm(features: Mapping[str, float]) -> tuple[float, float] | None:
-    """Points of the last 24 h with this event, and of a usual day of the account by its widest window of days.
-
-    None where the features lack these sums, or the account moved nothing before.
-    """
-    widest = max((int(match.group(1)) for name in features if (match := _SUM.fullmatch(name))), default=0)
-    if widest < 2 or _TODAY not in features or "event.points" not in features:  # noqa: PLR2004  # a day has no usual day
-        return None
-    today, before = features[_TODAY], features[f"velocity.account.sum_{widest}d"]
-    usual = (before - today) / (widest - 1)
-    return (today + features["event.points"], usual) if usual > 0.0 else None
+    known = features or {}
+    beside = beside_norm(known.get(NORM[0]), known.get(NORM[1]), lang)
+    return (*lines, beside) if beside is not None else tuple(lines)
 
 
 def _head(decision: Decision, policy: Policy, lang: Language) -> str:
@@ -162,6 +158,19 @@ def _in(text: Text, lang: Language) -> str:
     return text.zh if lang == "zh" else text.en
 
 
+def beside_norm(times_points: float | None, times_day: float | None, lang: Language) -> str | None:
+    """How an event stands beside its account's own norm (`account.times_usual_…`); None while it has none."""
+    if times_day is None or math.isnan(times_day):
+        return None
+    day, points = (
+        f"{times_day:,.1f}",
+        "" if times_points is None or math.isnan(times_points) else f"{times_points:,.1f}",
+    )
+    if lang == "zh":
+        return f"是该账户平日的 {day} 倍" + (f"、平时单笔的 {points} 倍。" if points else "。")
+    return f"{day} × this account's usual day" + (f", {points} × its usual points." if points else ".")
+
+
 def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:
     if name == "about":
         return reason.about or _UNKNOWN[lang]
@@ -170,6 +179,8 @@ def _fill(reason: Reason, name: str, style: str | None, lang: Language) -> str:
         return _UNKNOWN[lang]
     if style == "percent":
         return f"{100 * value:.1f} %"
+    if style == "times":
+        return f"{value:,.1f}"
     if style == "duration":
         return _duration(value, lang)
     return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"

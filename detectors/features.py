@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detectors.event_types import Adjust, Event
-from detectors.layout import ACCOUNT, EVENT, LINKS, Floats, Layout, by_name
+from detectors.layout import ACCOUNT, EVENT, LINKS, NORM, Floats, Layout, by_name
 
 
 class FeaturesRefused(ValueError):
@@ -57,6 +57,9 @@ def assemble(
     matrix[:, first + 1] = moments.hour
     matrix[:, first + 2] = moments.outflow
     first += len(EVENT)
+    # Filled in by whoever knows the accounts' norms.
+    matrix[:, first : first + len(NORM)] = np.nan
+    first += len(NORM)
     matrix[:, first : first + len(LINKS)] = np.nan if links is None else links
     matrix[:, first + len(LINKS) :] = 0.0 if lists is None else lists
     return matrix

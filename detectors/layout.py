@@ -26,11 +26,18 @@ ACCOUNT: Final = (
     "account.seconds_since_credential_change",
 )
 EVENT: Final = ("event.points", "event.hour", "event.outflow")
+NORM: Final = (
+    "account.times_usual_points",
+    "account.times_usual_day",
+    "account.unusual_points",
+    "account.unusual_day",
+)
+"""Beside the account's own norm: times the usual, and spreads above the usual; unknown while it has none."""
 LINKS: Final = ("links.accounts", "links.fresh_accounts", "links.held_accounts", "links.points", "links.risk")
 """The account's cluster: its size, how many of it are fresh or have held points, points at stake, and its risk."""
 LISTS: Final = ("lists.allow", "lists.block", "lists.final", "lists.watch")
 """The entry's number if any entity of the event stands on a list of that tier, else 0; `lists.<name>`: one list."""
-FIXED: Final = (APPROXIMATE, *ACCOUNT, *EVENT, *LINKS, *LISTS)
+FIXED: Final = (APPROXIMATE, *ACCOUNT, *EVENT, *NORM, *LINKS, *LISTS)
 VERSION_LENGTH: Final = 16
 
 _LIST = re.compile(r"lists\.[a-z][a-z0-9_]{0,62}")
@@ -43,7 +50,7 @@ class UnknownFeature(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of the columns: velocity, ACCOUNT, EVENT, LINKS, LISTS, then named lists. Build it with `layout_of`.
+    """The names of the columns: velocity, the fixed groups, then named lists. Build it with `layout_of`.
 
     Velocity ends with APPROXIMATE, which every layout has.
     """

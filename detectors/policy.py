@@ -11,7 +11,7 @@ from detectors.event_types import EVENT_TYPES
 
 Code = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{1,62}$")]
 Moving = Literal["earn", "redeem", "transfer", "adjust", "reverse"]
-ModelName = Literal["hst", "loda"]
+ModelName = Literal["hst", "loda", "isolation", "tails", "norm", "forest"]
 HeldType = Literal["earn", "redeem", "transfer", "adjust"]
 Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -22,8 +22,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Percent = Annotated[float, Meta(ge=0.0, le=100.0)]
 Floor = Literal["hold", "reject"]
 
-PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent))?\}")
-"""`{name}`, `{name|duration}` or `{name|percent}` in a reason's text."""
+PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)(?:\|(duration|percent|times))?\}")
+"""`{name}`, `{name|duration}`, `{name|percent}` or `{name|times}` in a reason's text."""
 TYPES: tuple[str, ...] = tuple(EVENT_TYPES)
 
 
@@ -34,7 +34,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Text(Value, frozen=True, kw_only=True):
     """One sentence in both languages.
 
-    `{value}`, `{limit}` and names under `shows` are filled in, also as `{value|duration}` and `{value|percent}`.
+    `{value}`, `{limit}` and names under `shows` are filled in, also as `{value|duration}`, `{value|percent}` and
+    `{value|times}` (one decimal).
     """
 
     en: Annotated[str, Meta(min_length=1, max_length=300)]
@@ -72,10 +73,13 @@ class Thresholds(Value, frozen=True, kw_only=True):
 
 
 class ModelTerm(Value, frozen=True, kw_only=True):
-    """What a model may add: nothing up to the share `above`, then more the rarer the event, at most `cap` log-odds."""
+    """What a model may add: nothing up to `above`, then more the rarer or likelier, at most `cap` log-odds.
+
+    `above` is a share of the programme's events; for the supervised model it is a chance of fraud.
+    """
 
     cap: Annotated[float, Meta(ge=0.0, le=20.0)]
-    above: Annotated[float, Meta(ge=0.5, lt=0.999)] = 0.95
+    above: Annotated[float, Meta(gt=0.0, lt=0.999)] = 0.95
 
 
 class HoldTerm(Value, frozen=True, kw_only=True):

@@ -213,3 +213,39 @@ model_snapshot = Table(
     Column("signature", LargeBinary, nullable=False),
     moment("created_at"),
 )
+
+model_verdict = Table(
+    "model_verdict",
+    metadata,
+    Column("verdict_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("checks", JSON, nullable=False),
+    moment("at", now=True),
+    CheckConstraint("kind IN ('promoted', 'refused', 'rolled_back')", name="kind"),
+    CheckConstraint("length(btrim(actor)) BETWEEN 1 AND 128", name="actor"),
+    CheckConstraint("length(btrim(reason)) BETWEEN 1 AND 2000", name="reason"),
+)
+
+model_checkpoint = Table(
+    "model_checkpoint",
+    metadata,
+    Column("last_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("manifest", JSON, nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    moment("created_at", now=True),
+)
+
+account_norm = Table(
+    "account_norm",
+    metadata,
+    Column("program", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("program", "account"),
+    postgresql_with={"fillfactor": 80},
+)

@@ -28,9 +28,14 @@ def rule_paused(conn: Connection, actor: str, version: int, rule: str, why: str)
 
 
 def model_published(conn: Connection, version: int, last_seq: int, signature: bytes) -> None:
-    """A snapshot of the models is there, which workers take into use."""
+    """A snapshot of the models is there; a verdict says whether workers take it into use."""
     said = {"version": version, "last_seq": last_seq, "signature": signature.hex()}
     record(conn, Act("model", "trainer", "model.published", said))
+
+
+def model_judged(conn: Connection, actor: str, version: int, kind: str, reason: str) -> None:
+    """A snapshot came into use, was refused, or an earlier one was put back."""
+    record(conn, Act("model", actor, f"model.{kind}", {"version": version, "reason": reason}))
 
 
 def program_created(conn: Connection, actor: str, program: Program) -> None:

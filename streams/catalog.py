@@ -26,7 +26,7 @@ from ledger.programs import Program, load_programs
 from streams.breaking import expected_shares
 from streams.intake import Circumstances
 from streams.listing import load_entries, load_snoozes
-from streams.model_store import load_latest
+from streams.model_store import load_champion
 from streams.posting import Judge
 
 LOOK_SECONDS = 2.0
@@ -66,7 +66,7 @@ class Catalog:
         with engine.connect() as conn:
             self._active = 0
             self._changes: int = conn.execute(_CHANGES).scalar_one()
-            judge = Judge(self._first_policy(conn), load_latest(conn, model_key, None))
+            judge = Judge(self._first_policy(conn), load_champion(conn, model_key, None))
             self.judge = replace(judge, **self._standing(conn, judge.policy))
             self.expected = expected_shares(conn, judge.policy.policy.version)
             self.programs: dict[str, Program] = {}
@@ -137,7 +137,7 @@ class Catalog:
         if policy is not None or changes != self._changes:
             changed |= self._standing(conn, policy or self.judge.policy)
         current = self.judge.snapshot.version if self.judge.snapshot else None
-        snapshot = load_latest(conn, self._model_key, current)
+        snapshot = load_champion(conn, self._model_key, current)
         if snapshot is not None:
             changed["snapshot"] = snapshot
         return changed, changes, expected

@@ -39,9 +39,10 @@ class AlertMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One alert on `points.alerts`: what happened, to which event, and where to look.
 
     `alert` is hold_opened, suspicious_fact, dead_letter, integrity_conflict,
-    source_quarantined, hold_escalated (it was due, and waits for a person), ledger_differs (verify found it) or
-    rule_paused (the circuit breaker took the effect of `rule` away; `detail` says why). `why_en` and `why_zh` tell the
-    decision behind the first two in words (`detectors.explain.describe`).
+    source_quarantined, hold_escalated (it was due, and waits for a person), ledger_differs (verify found it),
+    rule_paused (the circuit breaker took the effect of `rule` away; `detail` says why), model_drift (`field` is what
+    moved, `score` by how much) or model_refused (`error` is why). `why_en` and `why_zh` tell the decision behind the
+    first two in words (`detectors.explain.describe`).
     """
 
     alert: str

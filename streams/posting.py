@@ -31,6 +31,7 @@ from ledger.chain_cover import Cover
 from ledger.ids import IdBlocks
 from ledger.movement import POOL, Accounts, Key, Movement, Result, Verdict
 from ledger.programs import Program, advance_clock, ledger_now
+from streams import norms
 from streams.decisions import Decided
 from streams.endings import Ending, endings_of
 from streams.link_store import flag
@@ -116,6 +117,8 @@ class Poster:
         moving = [i for i, arrival in enumerate(events) if arrival.event.moves]
         lists, aside = self._standing([events[i] for i in moving], judge)
         features = _features(arrivals, moving, before, linked, lists, judge.policy.layout)
+        keys = [(events[i].event.program, events[i].event.account) for i in moving]
+        norms.fill(conn, features, judge.policy.layout, keys)
         fields = [fields_of(events[i].event) for i in moving]
         decisions = decide(fields, features, judge.policy, judge.snapshot, arrivals.cold, aside)
         self._timed(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What every process of PointGuard shares at its start, and the processes that are no workers: relay and trainer."""
+"""What every process of PointGuard shares at its start, and the relay's process. None of it needs River."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from sqlalchemy.exc import DBAPIError
 from alerts.metrics import Metrics
 from config import logs
 from config.settings import Settings
-from streams import trainer
 from streams.anchoring import Anchoring
 from streams.effects import Outgoing
 from streams.errors import dependency_down
@@ -111,14 +110,6 @@ async def _started_producer(settings: Settings) -> AIOKafkaProducer:
             await asyncio.sleep(1.0)
         else:
             return producer
-
-
-def run_trainer(settings: Settings) -> None:
-    """The trainer process, until SIGINT or SIGTERM."""
-    logs.configure(settings, "trainer")
-    metrics = Metrics()
-    serve_metrics(settings, metrics)
-    trainer.run(engine_of(settings, "trainer"), settings.secret(), metrics)
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:

@@ -18,7 +18,7 @@ from ledger import (  # noqa: F401 -- define their tables on the metadata
 from ledger.migrate import migrate
 from ledger.schema import metadata
 
-HEAD = "0009"
+HEAD = "0010"
 
 # Everything of a table that a person could look up: columns, constraints, indexes, storage.
 CATALOGUE = text("""

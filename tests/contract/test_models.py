@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from river.anomaly import LODA, HalfSpaceTrees
 
 from detectors.layout import Floats
-from detectors.models import INPUT_NAMES, Scorer, squash
+from detectors.models import CHANCE, INPUT_NAMES, INPUTS, MODELS, WIDE, Learned, Scorer, squash
 from detectors.models_hst import compile_hst
+from detectors.models_learned import BUILD, build
 from detectors.models_loda import compile_loda
-
-WIDE = len(INPUT_NAMES)
+from detectors.models_registry import COMPILED, arrays_of, scorers_of
+from tests.unit.model_rows import SMALL, inputs
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,91 @@ def test_the_unusual_scores_higher(case: Case) -> None:
 
 @given(st.lists(st.floats(0, 1e18), min_size=2, max_size=2), st.integers(0, WIDE - 1))
 def test_squashing_is_monotone_and_bounded(values: list[float], column: int) -> None:
-    """More of anything never becomes less, and nothing leaves [0, 1]; the unknown counts as very long ago."""
+    """More of anything never becomes less, and nothing leaves [0, 1]; an unknown time counts as very long ago."""
     matrix = np.zeros((3, WIDE))
     matrix[:2, column] = sorted(values)
-    matrix[2, column] = np.nan
+    matrix[2] = np.nan
     squashed = squash(matrix)
     assert ((squashed >= 0) & (squashed <= 1)).all()
     assert (squashed[0] <= squashed[1]).all()
-    assert (squashed[1] <= squashed[2]).all()
+    assert squashed[2].tolist() == [each.unknown for each in INPUTS]
+
+
+# --- every model of the registry, as the trainer holds it -----------------------------------------------------------
+
+PARAMS = SMALL.models
+every = pytest.mark.parametrize("name", MODELS)
+
+
+def taught(name: str, count: int = 300) -> Learned:
+    """A model of the registry after `count` rows, every seventh of them fraud."""
+    model = build(PARAMS)[name]  # type: ignore[index]  # pytest gives it as a plain string
+    teach(model, 0, count)
+    return model
+
+
+def teach(model: Learned, first: int, last: int, size: int = 400) -> None:
+    """Rows `first` to `last` of one fixed history, in blocks of `size`."""
+    rows, fraud = squash(inputs(400, seed=11)), np.arange(400) % 7 == 0
+    for start in range(first, last, size):
+        chosen = slice(start, min(last, start + size))
+        model.learn(rows[chosen], fraud[chosen])
+
+
+def test_the_lists_agree() -> None:
+    """Whatever the policy can name is learned and scored, in one order."""
+    assert tuple(BUILD) == tuple(COMPILED) == MODELS
+
+
+@every
+def test_blocks_do_not_matter(name: str) -> None:
+    """However the history is cut, the state is the same to the bit."""
+    whole = taught(name)
+    for size in (1, 7, 40):
+        cut = build(PARAMS)[name]  # type: ignore[index]  # as above
+        teach(cut, 0, 300, size)
+        assert cut.ready == whole.ready is True
+        for array, other in zip(cut.export().values(), whole.export().values(), strict=True):
+            assert array.tobytes() == other.tobytes()
+        queries = squash(inputs(20, seed=3))
+        assert cut.compile().score(queries).tobytes() == whole.compile().score(queries).tobytes()
+
+
+@every
+def test_a_compiled_model_survives_as_arrays(name: str) -> None:
+    """Stored by name and made again it gives the same bits; a batch scores like its rows."""
+    compiled = {each: taught(each).compile() for each in MODELS}
+    back = scorers_of(arrays_of(compiled))[name]  # type: ignore[index]  # as above
+    queries = squash(inputs(100, seed=12, scale=5.0))
+    scores = compiled[name].score(queries)  # type: ignore[index]  # as above
+    assert back.score(queries).tobytes() == scores.tobytes()
+    assert np.concatenate([back.score(row[None, :]) for row in queries]).tobytes() == scores.tobytes()
+
+
+@every
+@pytest.mark.parametrize("at", [0, 1, 39, 41, 200])
+def test_an_exported_state_goes_on(name: str, at: int) -> None:
+    """From any row on, a model made from arrays learns what the first one learns, to the bit."""
+    whole, first = taught(name), taught(name, at)
+    second = build(PARAMS)[name]  # type: ignore[index]  # as above
+    second.restore(first.export())
+    teach(second, at, 300)
+    for array, other in zip(second.export().values(), whole.export().values(), strict=True):
+        assert array.tobytes() == other.tobytes()
+
+
+@every
+def test_a_model_that_knows_nothing_says_so(name: str) -> None:
+    """Before its grace period a model is not ready, so that its scores are unknown, never low."""
+    assert not build(PARAMS)[name].ready  # type: ignore[index]  # as above
+
+
+@every
+def test_only_the_supervised_model_learns_from_fraud(name: str) -> None:
+    """What the others take for ordinary never has a fraud in it."""
+    model, clean = taught(name), taught(name)
+    model.learn(squash(inputs(1, seed=5)), np.array([True]))
+    same = all(
+        a.tobytes() == b.tobytes() for a, b in zip(model.export().values(), clean.export().values(), strict=True)
+    )
+    assert same == (name != CHANCE)

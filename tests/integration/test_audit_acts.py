@@ -14,7 +14,6 @@ from sqlalchemy import Engine, create_engine, text
 
 from alerts.metrics import Metrics
 from cli.main import main
-from detectors.models_learner import LearnerParams
 from ledger.adjustments import Proposal, approve, propose
 from ledger.book import TIMEOUT_ACTOR
 from ledger.ids import IdBlocks
@@ -27,6 +26,7 @@ from streams.kafka import ensure_topics
 from streams.keys import model_key
 from streams.trainer import Trainer, TrainerParams
 from tests.integration.cli_ledger import PROGRAM, SECRET, Desk, event
+from tests.unit.model_rows import unbounded
 
 TOPICS = Outgoing("points.decisions", "points.alerts")
 
@@ -193,7 +193,8 @@ def test_expiry_is_audited(desk: Desk, engine: Engine) -> None:
 
 def test_a_published_model_is_audited(desk: Desk, engine: Engine) -> None:
     """The snapshot that workers will take, by version and signature."""
-    params = TrainerParams(learner=LearnerParams(grace_rows=0), chunk_rows=1000, publish_rows=1, publish_seconds=0.0)
+    learner = unbounded(grace_rows=0, block_rows=1)
+    params = TrainerParams(learner=learner, chunk_rows=1000, publish_rows=1, publish_seconds=0.0)
     with engine.begin() as conn:
         conn.execute(
             text(

@@ -4,15 +4,14 @@ import json
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from sqlalchemy import text
 
 from config.policy import load_policy
 from detectors.decision import Reason
-from detectors.layout import Layout
+from detectors.layout import LINKS, NORM, Layout
 from detectors.models import INPUT_NAMES
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models_learner import Learner
 from detectors.models_snapshot import seal
 from streams import model_store
 from streams.decisions import decide_again, stored_fields
@@ -21,8 +20,7 @@ from streams.layouts import LayoutBook
 from streams.posting import Poster
 from streams.velocity_epoch import Epoch
 from tests.integration.pipeline_desk import POLICY, SIMULATION, WATCHED, Desk, event
-
-PARAMS = LearnerParams(trees=5, height=4, window_rows=40, cuts=8, grace_rows=100, influence_max=10_000)
+from tests.unit import model_rows
 
 _ROWS = """
 SELECT *, event::text AS event_text, reasons::text AS reasons_text FROM decision
@@ -32,14 +30,9 @@ WITH off AS (UPDATE policy SET active = false WHERE active)
 INSERT INTO policy (version, document, active, activated_at) VALUES (:version, :document, false, now())""")
 
 
-def learned(seed: int, rows: int = 300) -> Learner:
+def learned(seed: int, rows: int = 400) -> Learner:
     """Models that have learned from made-up features, so that real events look rare to them."""
-    learner = Learner(PARAMS)
-    numbers = np.random.default_rng(seed)
-    for seq in range(1, rows + 1):
-        inputs = np.abs(numbers.normal(0, 1, len(INPUT_NAMES)))
-        learner.learn(LabelRow(seq, 0, "shop", f"a{seq}", None, inputs))
-    return learner
+    return model_rows.fold(model_rows.mixed(rows, seed), model_rows.unbounded())
 
 
 def publish(desk: Desk, version: int, seed: int) -> None:
@@ -47,6 +40,7 @@ def publish(desk: Desk, version: int, seed: int) -> None:
     sealed = seal(learned(seed).snapshot(version), model_key(desk.settings.secret()), {"seed": seed})
     with desk.engine.begin() as conn:
         model_store.publish(conn, sealed)
+        model_store.give(conn, model_store.Verdict(version, "promoted", "a test", "to see it decide"))
     desk.stages.catalog.refresh()
     snapshot = desk.stages.catalog.judge.snapshot
     assert snapshot is not None
@@ -175,7 +169,7 @@ def test_what_was_stored_before_layouts_had_names_can_be_read(desk: Desk) -> Non
     with desk.engine.connect() as conn:
         first = LayoutBook().layout(conn, "34c4f2895e69e597")
     assert (first.version, first.width, len(first.velocity)) == ("34c4f2895e69e597", 50, 44)
-    assert set(INPUT_NAMES) < set(first.names)
+    assert set(INPUT_NAMES) - {*NORM, *LINKS} < set(first.names)
 
 
 def test_a_batch_is_decided_by_the_policy_it_was_observed_for(desk: Desk) -> None:

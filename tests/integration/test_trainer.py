@@ -8,68 +8,42 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, text
 
 from alerts.metrics import LABELS, MODEL_SEQ, MODEL_VERSION, Metrics
+from config.policy import default_policy_text
 from detectors.features import pack
 from detectors.layout import Layout, by_name, layout_of
 from detectors.models import INPUT_NAMES
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models_learner import LabelRow, Learner
 from detectors.models_snapshot import SnapshotRefused, seal
 from streams import model_store
+from streams.label_rows import LabelLog
 from streams.labels import sequence
 from streams.layouts import LayoutBook
-from streams.trainer import StateDiffers, Trainer, TrainerParams, work
-
-KEY = b"k" * 32
-PARAMS = TrainerParams(
-    learner=LearnerParams(trees=4, height=4, window_rows=40, cuts=8, grace_rows=100, influence_max=10_000),
-    chunk_rows=60,
-    publish_rows=150,
-    publish_seconds=30.0,
-    idle_seconds=0.01,
+from streams.model_store import Verdict
+from streams.trainer import StateDiffers, Trainer, refold, work
+from tests.integration.label_log import (
+    KEY,
+    LAYOUT,
+    PARAMS,
+    START,
+    checkpoints,
+    digest,
+    drain,
+    expect,
+    fill,
+    open_labels,
+    versions,
 )
-LAYOUT = layout_of(INPUT_NAMES)
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-_PROGRAM = text("""
-INSERT INTO program (program, mode, clock, created_at) VALUES (:name, :mode, :clock, :start)""")
-_DECISION = text("""
-INSERT INTO decision (decision_id, source, event_id, program, account, type, points, outcome, code, suspicious,
-  features, features_version, event, reasons, policy_version, occurred_at, observed_at, decided_at, log_id, topic, part,
-  "offset")
-VALUES (:id, 's', :id, :program, :account, 'earn', 1, 'approve', 'posted', false, :features, :version, '{}', '[]', 1,
-  :at, :at, :at, 'l', 't', 0, :id)""")
-_PENDING = text("""
-INSERT INTO label_pending (decision_id, program, label, origin, due_at)
-VALUES (:id, :program, :label, :origin, :due)""")
+from tests.unit.model_rows import SMALL, unbounded
 
 
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
     """An engine on a fresh database with a live and a simulation programme."""
-    engine = create_engine(database)
-    with engine.begin() as conn:
-        conn.execute(_PROGRAM, {"name": "live", "mode": "live", "clock": None, "start": START})
-        conn.execute(_PROGRAM, {"name": "sim", "mode": "simulation", "clock": START, "start": START})
-        LayoutBook().keep(conn, LAYOUT)
-    yield engine
-    engine.dispose()
-
-
-def expect(conn: Connection, number: int, due: datetime, program: str = "live", **changes: Any) -> None:
-    """A decision with made-up features (the same for the same number), and its label to come."""
-    features = np.abs(np.random.default_rng(number).normal(0, 1, LAYOUT.width))
-    row = {"id": number, "program": program, "account": f"a{number}", "at": START, "version": LAYOUT.version}
-    conn.execute(_DECISION, {**row, "features": pack(features), **changes})
-    conn.execute(_PENDING, {"id": number, "program": program, "label": 0, "origin": "matured", "due": due})
-
-
-def fill(engine: Engine, first: int, last: int) -> None:
-    """Decisions `first` to `last`, all due in the past, in the order of their numbers."""
-    with engine.begin() as conn:
-        for number in range(first, last + 1):
-            expect(conn, number, START + timedelta(seconds=number))
+    with open_labels(database) as made:
+        yield made
 
 
 def logged(conn: Connection) -> list[tuple[int, int]]:
@@ -77,18 +51,10 @@ def logged(conn: Connection) -> list[tuple[int, int]]:
     return [(row.seq, row.decision_id) for row in conn.execute(text("SELECT * FROM label_log ORDER BY seq"))]
 
 
-def drain(trainer: Trainer, now: float = 0.0) -> None:
-    """Step until there is nothing left to read."""
-    while trainer.step(now):
-        pass
-
-
-def digest(engine: Engine, version: int) -> object:
-    """The digest of the state in a published manifest."""
-    with engine.connect() as conn:
-        sealed = model_store.read(conn, version)
-    assert sealed is not None
-    return sealed.manifest["state"]
+def forget_checkpoints(engine: Engine) -> None:
+    """Whoever trains next has to learn the whole log again."""
+    with engine.begin() as conn:
+        conn.execute(text("DELETE FROM model_checkpoint"))
 
 
 # --- the sequencer --------------------------------------------------------------------------------------------------
@@ -145,19 +111,44 @@ def test_the_trainer_publishes_what_workers_load(engine: Engine) -> None:
     trainer = Trainer(engine, KEY, metrics, PARAMS)
     drain(trainer)
     with engine.connect() as conn:
-        first = model_store.load_latest(conn, KEY, None)
+        first = model_store.load_champion(conn, KEY, None)
         assert first is not None
         assert (first.version, first.last_seq, first.ready) == (1, 180, True)
-        assert model_store.load_latest(conn, KEY, 1) is None
+        assert model_store.load_champion(conn, KEY, 1) is None
     trainer.step(29.0)
-    assert _versions(engine) == [1]
+    assert versions(engine) == [1]
     trainer.step(31.0)
-    assert _versions(engine) == [1, 2]
+    assert versions(engine) == [1, 2]
     trainer.step(1_000.0)
-    assert _versions(engine) == [1, 2]
+    assert versions(engine) == [1, 2]
     assert metrics.gauge(MODEL_VERSION, "trainer")._value.get() == 2
     assert metrics.gauge(MODEL_SEQ, "trainer")._value.get() == 200
-    assert metrics.counter(LABELS, "matured")._value.get() == 200
+    assert metrics.counter(LABELS, "matured")._value.get() == 180
+
+
+def test_nothing_is_learned_before_its_label_has_matured(engine: Engine) -> None:
+    """A decision whose label is not due yet leaves the state as it is, to the digest."""
+    fill(engine, 1, 120)
+    trainer = Trainer(engine, KEY, Metrics(), PARAMS)
+    drain(trainer)
+    before = trainer._learner.digest()
+    with engine.begin() as conn:
+        expect(conn, 121, datetime.now(UTC) + timedelta(hours=1))
+    drain(trainer)
+    assert trainer._learner.digest() == before
+
+
+def test_labels_count_for_the_share_that_was_logged(engine: Engine) -> None:
+    """What matured stands for as many events as the policy of the time left out; what people decided for itself."""
+    document = default_policy_text().replace("version: 1", "version: 2", 1).replace("share: 1.0", "share: 0.25")
+    with engine.begin() as conn:
+        conn.execute(text("INSERT INTO policy (version, document) VALUES (2, :document)"), {"document": document})
+        expect(conn, 1, START)
+        expect(conn, 2, START + timedelta(seconds=1), policy=2)
+        expect(conn, 3, START + timedelta(seconds=2), policy=2, origin="review", label=1)
+        expect(conn, 4, START + timedelta(seconds=3), policy=77)
+        sequence(conn)
+        assert [row.weight for _, row in LabelLog().after(conn, 0, 9)] == [1.0, 4.0, 1.0, 1.0]
 
 
 def test_nothing_is_published_within_the_grace_period(engine: Engine) -> None:
@@ -166,7 +157,7 @@ def test_nothing_is_published_within_the_grace_period(engine: Engine) -> None:
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
     trainer.step(1_000.0)
-    assert _versions(engine) == []
+    assert versions(engine) == []
 
 
 def test_a_restarted_trainer_arrives_at_the_same_state(engine: Engine) -> None:
@@ -181,17 +172,17 @@ def test_a_restarted_trainer_arrives_at_the_same_state(engine: Engine) -> None:
     again.step(1_000.0)
     drain_alone = Trainer(engine, KEY, Metrics(), replace(PARAMS, chunk_rows=7))
     drain(drain_alone)
-    assert drain_alone._learner.digest() == again._learner.digest() == digest(engine, _versions(engine)[-1])
+    assert drain_alone._learner.digest() == again._learner.digest() == digest(engine, versions(engine)[-1])
 
 
 def test_replaying_publishes_nothing_old(engine: Engine) -> None:
     """A restart alone makes no new version."""
-    fill(engine, 1, 160)
+    fill(engine, 1, 180)
     for _ in range(2):
         trainer = Trainer(engine, KEY, Metrics(), PARAMS)
         drain(trainer)
         trainer.step(1_000.0)
-    assert _versions(engine) == [1]
+    assert versions(engine) == [1]
 
 
 @pytest.mark.parametrize(
@@ -203,43 +194,116 @@ def test_replaying_publishes_nothing_old(engine: Engine) -> None:
 )
 def test_a_changed_log_is_noticed(engine: Engine, change: str, message: str) -> None:
     """If the log no longer leads to the published state the trainer stops instead of publishing something else."""
-    fill(engine, 1, 160)
-    first = Trainer(engine, KEY, Metrics(), PARAMS)
-    drain(first)
-    first.step(1_000.0)
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    forget_checkpoints(engine)
     with engine.begin() as conn:
         conn.execute(text(change))
     with pytest.raises(StateDiffers, match=message):
         drain(Trainer(engine, KEY, Metrics(), PARAMS))
 
 
+def test_a_log_that_lost_its_end_is_noticed_with_a_checkpoint_too(engine: Engine) -> None:
+    """Rows that a checkpoint has learned must be there."""
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    with engine.begin() as conn:
+        conn.execute(text("DELETE FROM label_log WHERE seq > 100"))
+    with pytest.raises(StateDiffers, match="ends at row 100"):
+        Trainer(engine, KEY, Metrics(), PARAMS)
+
+
+def test_the_log_is_checked_against_a_snapshot(engine: Engine) -> None:
+    """Folded from its first row it gives the signed digest, and no longer once a row was changed or is gone."""
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    with engine.begin() as conn:
+        assert refold(conn, KEY, PARAMS.learner, 1)
+        conn.execute(text("UPDATE label_log SET label = 1 WHERE seq = 7"))
+        assert not refold(conn, KEY, PARAMS.learner, 1)
+        conn.execute(text("DELETE FROM label_log WHERE seq > 100"))
+        assert not refold(conn, KEY, PARAMS.learner, 1)
+        with pytest.raises(LookupError):
+            refold(conn, b"x" * 32, PARAMS.learner, 1)
+
+
+def test_a_restart_goes_on_from_the_checkpoint(engine: Engine) -> None:
+    """A trainer that starts reads only what came after its newest checkpoint, and keeps five of them."""
+    params = replace(PARAMS, publish_rows=10_000, checkpoint_rows=60)
+    fill(engine, 1, 400)
+    drain(Trainer(engine, KEY, Metrics(), params))
+    assert checkpoints(engine) == [120, 180, 240, 300, 360]
+    metrics = Metrics()
+    again = Trainer(engine, KEY, metrics, params)
+    assert again._learner.seq == 360
+    drain(again)
+    forget_checkpoints(engine)
+    anew = Trainer(engine, KEY, Metrics(), params)
+    assert anew._learner.seq == 0
+    drain(anew)
+    assert again._learner.digest() == anew._learner.digest()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE model_checkpoint SET arrays = substr(arrays, 1, 900) WHERE last_seq = 360",
+        "UPDATE model_checkpoint SET signature = '\\x00' WHERE last_seq = 360",
+        "UPDATE model_checkpoint SET manifest = '{\"format\": 1}' WHERE last_seq = 360",
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(engine: Engine, damage: str) -> None:
+    """The newest one that verifies is taken; the state in the end is the same."""
+    params = replace(PARAMS, publish_rows=10_000, checkpoint_rows=60)
+    fill(engine, 1, 400)
+    first = Trainer(engine, KEY, Metrics(), params)
+    drain(first)
+    with engine.begin() as conn:
+        conn.execute(text(damage))
+    again = Trainer(engine, KEY, Metrics(), params)
+    assert again._learner.seq == 300
+    drain(again)
+    assert again._learner.digest() == first._learner.digest()
+
+
+def test_a_foreign_checkpoint_is_never_restored(engine: Engine) -> None:
+    """Signed with another key, or signed by us as something else, it is not looked into."""
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    with engine.begin() as conn:
+        conn.execute(
+            text("""
+            UPDATE model_checkpoint SET manifest = s.manifest, arrays = s.arrays, signature = s.signature
+              FROM model_snapshot s""")
+        )
+    assert Trainer(engine, KEY, Metrics(), PARAMS)._learner.seq == 0
+
+
 def test_other_parameters_learn_anew(engine: Engine) -> None:
     """After a change of parameters the state is another by intent, and is published as a new version."""
     fill(engine, 1, 160)
     for seed in (1, 2):
-        params = replace(PARAMS, learner=replace(PARAMS.learner, seed=seed))
+        params = replace(PARAMS, learner=unbounded(models=replace(SMALL.models, seed=seed)))
         trainer = Trainer(engine, KEY, Metrics(), params)
         drain(trainer)
         trainer.step(1_000.0)
         fill(engine, 161 + seed, 161 + seed)
-    assert _versions(engine) == [1, 2]
+    assert versions(engine) == [1, 2]
     assert digest(engine, 1) != digest(engine, 2)
 
 
 def test_rows_without_features_are_skipped(engine: Engine) -> None:
-    """A label of a decision without features, under a layout nobody knows or without the inputs, or of fraud."""
+    """A label of a decision without features, or under a layout nobody knows or without the inputs."""
     before = layout_of(INPUT_NAMES[1:])
     with engine.begin() as conn:
         LayoutBook().keep(conn, before)
         expect(conn, 1, START, features=None, version=None)
         expect(conn, 2, START, version="older")
         expect(conn, 3, START)
-        conn.execute(text("UPDATE label_pending SET label = 1, origin = 'review' WHERE decision_id = 3"))
-        expect(conn, 4, START)
-        expect(conn, 5, START, features=pack(np.ones(before.width)), version=before.version)
+        expect(conn, 4, START, features=pack(np.ones(before.width)), version=before.version)
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
-    assert (trainer._learner.seq, trainer._learner.learned) == (5, 1)
+    assert (trainer._learner.seq, len(trainer._learner._block)) == (4, 1)
 
 
 def test_rows_of_every_layout_teach_the_same(engine: Engine) -> None:
@@ -255,7 +319,7 @@ def test_rows_of_every_layout_teach_the_same(engine: Engine) -> None:
             expect(conn, number, START + timedelta(seconds=number), **(turned if number % 2 else {}))
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
-    assert (direct.learned, trainer._learner.digest()) == (60, direct.digest())
+    assert (direct.learned, trainer._learner.digest()) == (50, direct.digest())
 
 
 def test_the_process_works_until_told_to_stop(engine: Engine) -> None:
@@ -267,23 +331,22 @@ def test_the_process_works_until_told_to_stop(engine: Engine) -> None:
         thread.start()
     try:
         deadline = threading.Event()
-        while not _versions(engine) and not deadline.wait(0.02):
+        while not versions(engine) and not deadline.wait(0.02):
             assert all(thread.is_alive() for thread in threads)
     finally:
         stop.set()
         for thread in threads:
             thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert _versions(engine) == [1]
+    assert versions(engine) == [1]
 
 
 # --- what workers load ----------------------------------------------------------------------------------------------
 
 
 def test_a_bad_snapshot_is_passed_over(engine: Engine) -> None:
-    """The newest one that verifies is loaded: foreign and damaged ones above it are refused by name."""
-    fill(engine, 1, 160)
-    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    """A worker that starts takes the newest champion that verifies: foreign and damaged ones are refused by name."""
+    fill(engine, 1, 180)
     trainer = Trainer(engine, KEY, Metrics(), PARAMS)
     drain(trainer)
     good = trainer._learner.snapshot(1)
@@ -292,16 +355,15 @@ def test_a_bad_snapshot_is_passed_over(engine: Engine) -> None:
         model_store.publish(conn, seal(replace(good, version=8), b"other" * 8, {}))
         damaged = seal(replace(good, version=9), KEY, {})
         model_store.publish(conn, replace(damaged, arrays=damaged.arrays[:-10]))
+        for version in (7, 8, 9):
+            model_store.give(conn, Verdict(version, "promoted", "ann", "a test"))
     with engine.connect() as conn:
-        loaded = model_store.load_latest(conn, KEY, None)
+        loaded = model_store.load_champion(conn, KEY, None)
         assert loaded is not None
         assert loaded.version == 7
-        assert model_store.load_latest(conn, KEY, 7) is None
+        # Whoever has one keeps it, be it what it may: going back is for people to decide.
+        assert model_store.load_champion(conn, KEY, 7) is None
+        assert model_store.load_champion(conn, KEY, 1) is None
         with pytest.raises(SnapshotRefused):
             model_store.load(conn, KEY, 9)
         assert model_store.load(conn, KEY, 99) is None
-
-
-def _versions(engine: Engine) -> list[int]:
-    with engine.connect() as conn:
-        return list(conn.execute(text("SELECT version FROM model_snapshot ORDER BY version")).scalars())

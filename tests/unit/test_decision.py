@@ -27,11 +27,12 @@ from detectors.decision import (
 from detectors.event_types import Adjust, Earn, Login, Redeem
 from detectors.features import pack
 from detectors.layout import Floats, Layout, layout_of
-from detectors.models import INPUT_NAMES, MODELS, SHARES, Calibration, contribution
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models import MODELS, SHARES
+from detectors.models_calibration import Calibration
 from detectors.models_snapshot import Snapshot
 from detectors.policy import HoldTerm, ModelTerm, Policy, PolicyRefused, Rule, Text, Thresholds
 from detectors.rules import EventFields
+from tests.unit.model_rows import fold, mixed, unbounded
 
 TEXT = Text(en="a", zh="甲")
 EARN = EventFields(type="earn", program="p", points=10)
@@ -84,12 +85,7 @@ def verdict(of: Policy, event: EventFields = EARN, *, cold: bool = False) -> Dec
 @cache
 def snapshot() -> Snapshot:
     """A small trained snapshot, the same in every test."""
-    learner = Learner(LearnerParams(trees=5, height=4, window_rows=50, cuts=10, grace_rows=100, influence_max=10_000))
-    rng = np.random.default_rng(3)
-    for seq in range(1, 1_301):
-        inputs = np.abs(rng.normal(0, 1, len(INPUT_NAMES)))
-        learner.learn(LabelRow(seq, 0, "p", f"a{seq}", None, inputs))
-    return learner.snapshot(4)
+    return fold(mixed(1_500), unbounded()).snapshot(4)
 
 
 def test_contributions_add_up_to_a_score() -> None:
@@ -261,36 +257,32 @@ def test_what_models_may_learn_from() -> None:
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 20), st.floats(0.5, 0.998))
-def test_a_models_contribution_grows_and_is_capped(first: float, second: float, cap: float, above: float) -> None:
-    """Nothing up to `above`, never more than the cap, never less for a rarer event."""
-    term = ModelTerm(cap=cap, above=above)
-    low, high = sorted((first, second))
-    assert 0.0 <= contribution(low, term) <= contribution(high, term) <= cap
-    assert contribution(min(low, above), term) == 0.0
-    assert contribution(1.0, term) == cap
-
-
-def test_an_unknown_share_contributes_nothing() -> None:
-    """Before the grace period is over a model has nothing to say."""
-    assert contribution(math.nan, ModelTerm(cap=5.0)) == 0.0
+def certain(models: Snapshot) -> Snapshot:
+    """The same models, to whom everything is the rarest and surest fraud there can be."""
+    tables = np.full((1, len(MODELS), SHARES), -1.0)
+    return replace(models, calibration=Calibration(("",), tables, np.array([0.0]), np.array([0.9999])))
 
 
 def test_models_alone_never_reject_and_say_what_they_added() -> None:
-    """The rarest event there can be gets both caps: with the default policy that is below the hold threshold."""
+    """The rarest event there can be gets all caps: with the default policy it is held, never rejected."""
     default = load_policy(default_policy_text())
-    everything_is_rare = replace(snapshot(), calibration=Calibration(("",), np.full((1, len(MODELS), SHARES), -1.0)))
     features = row(default.layout, account__seconds_since_signup=1e9)
-    decided = decide([EARN], features, default, everything_is_rare, cold=False)[0]
-    assert decided.outcome == "approve"
-    assert decided.model_version == 4
+    decided = decide([EARN], features, default, certain(snapshot()), cold=False)[0]
+    assert (decided.outcome, decided.model_version) == ("hold", 4)
     caps = default.policy.models
-    assert [
-        (reason.code, reason.kind, reason.contribution, reason.value, reason.limit) for reason in decided.reasons
-    ] == [
-        ("model_hst", "model", caps["hst"].cap, 1.0, caps["hst"].above),
-        ("model_loda", "model", caps["loda"].cap, 1.0, caps["loda"].above),
+    assert [(reason.code, reason.kind, reason.contribution, reason.limit) for reason in decided.reasons] == [
+        (f"model_{name}", "model", caps[name].cap, caps[name].above)
+        for name in sorted(caps, key=lambda each: (-caps[each].cap, each))
     ]
+
+
+def test_without_labels_models_alone_do_not_hold() -> None:
+    """However rare an event is: rarity is no crime, and only adds to other signs."""
+    default = load_policy(default_policy_text())
+    models = certain(snapshot())
+    silent = replace(models, calibration=replace(models.calibration, edges=np.zeros(0), chances=np.zeros(0)))
+    quiet = row(default.layout, account__seconds_since_signup=1e9)
+    assert decide([EARN], quiet, default, silent, cold=False)[0].outcome == "approve"
 
 
 def test_a_model_in_its_grace_period_is_silent() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from config.policy import default_policy_text, parse_policy
 from detectors.decision import Decision, Reason
-from detectors.explain import Language, describe, explain, own_norm
+from detectors.explain import Language, describe, explain
 
 POLICY = parse_policy(default_policy_text())
 SIGN_UP = "account.seconds_since_signup"
@@ -84,7 +84,7 @@ def test_a_decision_in_words() -> None:
         policy_version=3,
         model_version=None,
     )
-    known = {"event.points": 300.0, "velocity.account.sum_24h": 20.0, "velocity.account.sum_7d": 620.0}
+    known = {"account.times_usual_points": 2.04, "account.times_usual_day": 3.2}
     assert describe(decision, policy, "en", known) == (
         "Held: score 0.5498 (held from 0.5, rejected from 0.999), policy 3, model none.",
         "     floor  points_over_max: 2,000,000 points in one event (limit 1,000,000).",
@@ -94,24 +94,10 @@ def test_a_decision_in_words() -> None:
         ),
         "     -3.20  list_allow: On an allow-list (entry 7): what speaks against it is taken back, hard limits stay.",
         "  on trial  same_minute_signup: Points moved 5 s after sign-up (scripts act within 60 s).",
-        "3.2 × its usual day: 320 points within 24 h, this event included; usually 100 a day.",
+        "3.2 × this account's usual day, 2.0 × its usual points.",
     )
     said = describe(decision, policy, "zh", known)
     assert len(said) == 6
     assert said[0] == "冻结待审：风险分 0.5498（0.5 起冻结，0.999 起拒绝），策略版本 3，模型版本 无。"
     assert "试运行" in said[4]
-    assert said[5] == "为其平日的 3.2 倍：24 小时内（含本笔）320 积分，平日每天 100 积分。"
-
-
-@pytest.mark.parametrize(
-    "features",
-    [
-        {},
-        {"event.points": 5.0, "velocity.account.sum_24h": 3.0},
-        {"event.points": 5.0, "velocity.account.sum_7d": 3.0},
-        {"event.points": 5.0, "velocity.account.sum_24h": 3.0, "velocity.account.sum_7d": 3.0},
-    ],
-)
-def test_who_has_no_past_has_no_norm(features: dict[str, float]) -> None:
-    """Without the sums, or with nothing before today, there is nothing to compare with."""
-    assert own_norm(features) is None
+    assert said[5] == "是该账户平日的 3.2 倍、平时单笔的 2.0 倍。"

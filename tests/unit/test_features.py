@@ -30,7 +30,7 @@ from detectors.features import (
     pack,
     unpack,
 )
-from detectors.layout import FIXED, LINKS, LISTS, Layout, UnknownFeature, by_name, layout_of
+from detectors.layout import FIXED, LINKS, LISTS, NORM, Layout, UnknownFeature, by_name, layout_of
 
 LAYOUT = layout_of(["velocity.account.count_1h", "velocity.device.accounts_7d", "lists.vip"])
 NOON = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -83,6 +83,8 @@ def test_matrix_places_velocity_times_and_event() -> None:
     matrix = assemble(LAYOUT, velocity, moments(events, [NOON_MS, NOON_MS], before), links, lists)
     first, second = (dict(zip(LAYOUT.names, row.tolist(), strict=True)) for row in matrix)
     assert isnan(first.pop("account.seconds_since_credential_change"))
+    # The account's norm is for whoever reads it from the database.
+    assert all(isnan(first.pop(name)) for name in NORM)
     assert first == {
         "velocity.account.count_1h": 0.0, "velocity.device.accounts_7d": 1.0, "velocity.approximate": 0.0,
         "account.age_seconds": 90.0, "account.seconds_since_signup": 60.0,

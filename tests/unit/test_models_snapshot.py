@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -10,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.models import INPUT_NAMES, MODELS, SHARES, Calibration, quantiles
-from detectors.models_learner import LabelRow, Learner, LearnerParams
+from detectors.models import CHANCE, MODELS, SHARES, WIDE
+from detectors.models_calibration import Calibration, isotonic, quantiles
 from detectors.models_snapshot import (
+    PURPOSE,
     ArraysChanged,
     BadSignature,
     OtherVersion,
@@ -22,21 +25,16 @@ from detectors.models_snapshot import (
     seal,
     unseal,
 )
+from tests.unit.model_rows import fold, inputs, mixed, unbounded
 
 KEY = b"k" * 32
 ORIGIN: dict[str, str | int] = {"river": "0.26.1", "seed": 1}
-
-WIDTH = len(INPUT_NAMES)
 
 
 @cache
 def snapshot() -> Snapshot:
     """A small trained snapshot."""
-    learner = Learner(LearnerParams(trees=5, height=4, window_rows=50, cuts=10, grace_rows=100, influence_max=10_000))
-    rng = np.random.default_rng(3)
-    for seq in range(1, 1_301):
-        learner.learn(LabelRow(seq, 0, "p", f"a{seq}", None, np.abs(rng.normal(0, 1, WIDTH))))
-    return learner.snapshot(4)
+    return fold(mixed(1_500), unbounded()).snapshot(4)
 
 
 def sealed() -> Sealed:
@@ -49,11 +47,13 @@ def test_a_snapshot_survives_sealing() -> None:
     packed = sealed()
     stored = Sealed(json.loads(json.dumps(dict(packed.manifest))), packed.arrays, packed.signature)
     back = unseal(stored, KEY)
-    features = np.abs(np.random.default_rng(5).normal(0, 3, (200, WIDTH)))
+    queries = inputs(200, seed=5, scale=3.0)
     programs = ["p", "q"] * 100
-    assert back.shares(features, programs).tobytes() == snapshot().shares(features, programs).tobytes()
-    assert back.scores(features).tobytes() == snapshot().scores(features).tobytes()
-    assert (back.version, back.last_seq, back.learned, back.ready) == (4, 1_300, 1_300, True)
+    assert np.isfinite(back.numbers(queries, programs)).all()
+    assert back.numbers(queries, programs).tobytes() == snapshot().numbers(queries, programs).tobytes()
+    assert back.scores(queries).tobytes() == snapshot().scores(queries).tobytes()
+    assert (back.version, back.last_seq, back.learned, back.ready) == (4, 1_500, snapshot().learned, True)
+    assert back.profile.edges.tobytes() == snapshot().profile.edges.tobytes()
 
 
 def test_sealing_is_deterministic() -> None:
@@ -62,7 +62,7 @@ def test_sealing_is_deterministic() -> None:
 
 
 def test_the_manifest_says_what_the_snapshot_is() -> None:
-    """Version, last row, inputs, River, seed and checksum stand in the signed manifest."""
+    """Version, last row, features, River, seed and checksum stand in the signed manifest."""
     packed = sealed()
     assert packed.manifest["sha256"] == hashlib.sha256(packed.arrays).hexdigest()
     assert {"version", "last_seq", "inputs_version", "river", "seed", "format"} <= set(packed.manifest)
@@ -114,10 +114,10 @@ def test_an_empty_signature_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["format", "inputs_version"])
 def test_another_version_is_refused(name: str) -> None:
-    """A properly signed snapshot for other inputs or of another format is refused by name."""
+    """A properly signed snapshot for other features or of another format is refused by name."""
     manifest = {**sealed().manifest, name: "other"}
     with pytest.raises(OtherVersion, match=name):
-        unseal(Sealed(manifest, sealed().arrays, _sign(manifest, KEY)), KEY)
+        unseal(Sealed(manifest, sealed().arrays, _sign(manifest, KEY, PURPOSE)), KEY)
 
 
 @pytest.mark.parametrize("arrays", [b"", b"PK\x03\x04 no zip", b"\x80\x04}."])
@@ -125,35 +125,81 @@ def test_signed_nonsense_is_refused(arrays: bytes) -> None:
     """Even a signed blob that is no npz, or a pickle, is refused and nothing of it executed."""
     manifest = {**sealed().manifest, "sha256": hashlib.sha256(arrays).hexdigest()}
     with pytest.raises(ArraysChanged, match="can't be read"):
-        unseal(Sealed(manifest, arrays, _sign(manifest, KEY)), KEY)
+        unseal(Sealed(manifest, arrays, _sign(manifest, KEY, PURPOSE)), KEY)
 
 
 def test_a_snapshot_that_is_not_ready_knows_no_shares() -> None:
     """Within the grace period shares are unknown."""
-    assert np.isnan(replace(snapshot(), ready=False).shares(np.zeros((2, WIDTH)), ["p", "p"])).all()
+    assert np.isnan(replace(snapshot(), ready=False).numbers(np.zeros((2, WIDE)), ["p", "p"])).all()
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------
 
 
+NO_FIT = np.zeros(0)
+ANY = MODELS.index("hst")
+CHANCES = MODELS.index(CHANCE)
+
+
+def tables(*of: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Calibration:
+    """A calibration with one table a programme, the same for all models, named "", "mine", and so on."""
+    names = ("", "mine", "other")[: len(of)]
+    return Calibration(names, np.array([[quantiles(scores)] * len(MODELS) for scores in of]), NO_FIT, NO_FIT)
+
+
 def test_a_share_is_what_scores_lower() -> None:
     """Shares count the learned scores strictly below, in thousandths, of the event's own programme."""
     scores = np.arange(2_000, dtype=np.float64)
-    tables = np.array([[quantiles(scores), quantiles(-scores)], [quantiles(scores * 0), quantiles(scores)]])
-    calibration = Calibration(("", "mine"), tables)
-    assert tables.shape == (2, len(MODELS), SHARES)
-    given = np.array([[1_500.0, 5.0], [0.0, 3_000.0], [-1.0, -1e9]])
-    assert calibration.shares(given, ["other", "mine", "other"]).tolist() == [[0.75, 1.0], [0.0, 1.0], [0.0, 0.0]]
+    given = np.full((3, len(MODELS)), [[1_500.0], [0.0], [-1.0]])
+    numbers = tables(scores, scores - 1_000).numbers(given, ["nobody's", "mine", "nobody's"])
+    assert numbers[:, ANY].tolist() == [0.75, 0.5, 0.0]
 
 
-def test_without_tables_shares_are_unknown() -> None:
-    """Before the first score there is nothing to compare with."""
-    assert np.isnan(Calibration((), np.zeros((0, 2, SHARES))).shares(np.zeros((3, 2)), ["p"] * 3)).all()
+def test_without_tables_numbers_are_unknown() -> None:
+    """Before the first score there is nothing to compare with; so it is for a model without scores, and for NaN."""
+    nothing = Calibration((), np.zeros((0, len(MODELS), SHARES)), NO_FIT, NO_FIT)
+    assert np.isnan(nothing.numbers(np.zeros((3, len(MODELS))), ["p"] * 3)).all()
+    silent = tables(np.full(5, np.nan))
+    assert np.isnan(silent.numbers(np.zeros((3, len(MODELS))), ["p"] * 3)).all()
+    assert np.isnan(tables(np.arange(5.0)).numbers(np.full((1, len(MODELS)), np.nan), ["p"])).all()
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=50), st.lists(st.floats(-11, 11), min_size=2, max_size=2))
 def test_shares_grow_with_scores(learned: list[float], queries: list[float]) -> None:
     """A higher score never has a lower share, and shares stay within [0, 1]."""
-    calibration = Calibration(("",), np.array([[quantiles(np.array(learned))]]))
-    low, high = calibration.shares(np.array(sorted(queries))[:, None], ["", ""])[:, 0]
+    given_ = np.repeat(np.array(sorted(queries))[:, None], len(MODELS), axis=1)
+    low, high = tables(np.array(learned)).numbers(given_, ["", ""])[:, ANY]
     assert 0.0 <= low <= high <= 1.0
+
+
+SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
+
+
+@given(SCORES, SCORES, st.floats(0.001, 0.5))
+def test_the_chance_grows_with_the_score(good: list[float], fraud: list[float], rate: float) -> None:
+    """Whatever the labels said, a higher score never has a lower chance, and no chance is certain."""
+    edges, chances = isotonic(np.array(good), np.array(fraud), rate)
+    assert (np.diff(edges) > 0).all()
+    assert (np.diff(chances) >= 0).all()
+    assert ((chances > 0) & (chances < 1)).all()
+
+
+def test_the_chance_is_the_frequency() -> None:
+    """Where scores say how frequent fraud is, the fit agrees, also when fraud was sampled more densely than it is."""
+    numbers = np.random.default_rng(7)
+    scores = numbers.random(40_000)
+    fraud = numbers.random(40_000) < scores**2
+    rate = float(fraud.mean())
+    for kept in (slice(None), slice(0, 3_000)):
+        edges, chances = isotonic(scores[~fraud][kept], scores[fraud], rate)
+        calibration = Calibration((), np.zeros((0, len(MODELS), SHARES)), edges, chances)
+        asked = np.full((4, len(MODELS)), [[0.25], [0.5], [0.75], [0.95]])
+        found = calibration.numbers(asked, ["p"] * 4)[:, CHANCES]
+        assert np.abs(found - asked[:, CHANCES] ** 2).max() < 0.06
+
+
+def test_workers_need_no_river() -> None:
+    """What scores is arrays: a worker loads neither River nor what that brings along."""
+    code = "import sys, streams.worker, streams.catalog; print({'river', 'scipy'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "set()"

@@ -68,7 +68,7 @@ def test_off_is_a_word() -> None:
         ("id: rapid_repeat", "id: Rapid", ("rules[3].id", "invalid_value", "Rapid")),
         ("[redeem, transfer]", "[redeem, login]", ("rules[5].types[1]", "invalid_value", "mule_fan_in")),
         ("peers_24h >= limit", "peers_24x >= limit", ("rules[5].expression", "unknown_name", "mule_fan_in")),
-        ("{cap: 0.8, above: 0.95}", "{cap: 9.0, above: 0.95}", ("models", "model_can_reject", None)),
+        ("{cap: 0.5, above: 0.95}", "{cap: 9.0, above: 0.95}", ("models", "model_can_reject", None)),
         ("version: 1", "version: 1\nversion: 2", ("$", "not_yaml", None)),
         ("version: 1", "version: &a 1\nbase: *a", ("$", "not_yaml", None)),
         ("version: 1", "version: !!python/object/apply:os.system [date]", ("$", "not_yaml", None)),
