@@ -10,6 +10,7 @@ is three numbers for each (count, mean, spread), 72 bytes an account.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,10 @@ class Amounts:
     outflow: NDArray[np.bool_]
 
 
+AMOUNT_NAMES: Final = ("event.points", "velocity.account.sum_24h", "event.outflow")
+"""The features that amounts are made of."""
+
+
 def no_states(accounts: int) -> States:
     """States of accounts that nothing is known of."""
     return np.zeros((accounts, QUANTITIES, 3))
@@ -53,9 +58,8 @@ def no_states(accounts: int) -> States:
 
 def amounts_of(inputs: Floats, names: Sequence[str] = INPUT_NAMES) -> Amounts:
     """The amounts in a matrix whose columns have these names, such as the models' inputs or a layout's features."""
-    points = inputs[:, names.index("event.points")]
-    day = inputs[:, names.index("velocity.account.sum_24h")] + points
-    return Amounts(points, day, inputs[:, names.index("event.outflow")] > 0.0)
+    points, before, outflow = (inputs[:, names.index(name)] for name in AMOUNT_NAMES)
+    return Amounts(points, before + points, outflow > 0.0)
 
 
 def learn(states: States, accounts: NDArray[np.intp], amounts: Amounts) -> States:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import Connection
 
-from detectors.layout import NORM, Floats, Layout
-from detectors.models_norm import QUANTITIES, Amounts, States, amounts_of, compare, learn, no_states
+from detectors.layout import NORM, Floats, Layout, by_name
+from detectors.models_norm import AMOUNT_NAMES, QUANTITIES, Amounts, States, amounts_of, compare, learn, no_states
 from ledger.arrays import bigints, byteas, fetch, run, texts
 
 if TYPE_CHECKING:  # workers need no River
@@ -41,7 +41,8 @@ def fill(conn: Connection, features: Floats, layout: Layout, accounts: Sequence[
     place = {key: at for at, key in enumerate(keys)}
     states = _read(conn, keys)[0][[place[key] for key in accounts]]
     first = layout.index[NORM[0]]
-    features[:, first : first + len(NORM)] = compare(states, amounts_of(features, layout.names))
+    amounts = amounts_of(by_name(features, layout, AMOUNT_NAMES), AMOUNT_NAMES)  # unknown where the layout lacks one
+    features[:, first : first + len(NORM)] = compare(states, amounts)
 
 
 def follow(conn: Connection, rows: Sequence[LabelRow]) -> None:
