@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, text
 
 from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND, CommandError
+from cli.options import maker_or_user
 from config.policy import load_policy
 from detectors.decision import Decision, Reason
 from detectors.event_types import POINTS_MAX
@@ -111,14 +111,15 @@ def approve(
     """Approve holds: their points are posted, once, with this decision on record; or a part, the rest is released."""
     if points is not None and len(hold_ids) > 1:
         raise CommandError("--points is for one hold at a time", "approve the others without it, or each by itself")
-    who = actor or getpass.getuser()
+    who = maker_or_user(actor)
     _resolve([Resolution(hold_id, "post", who, reason, points) for hold_id in hold_ids], data_dir)
 
 
 @app.command()
 def reject(hold_ids: HoldIds, reason: Why, actor: Actor = None, data_dir: DataDir = None) -> None:
     """Reject holds: their points are released and nothing is posted, with this decision on record."""
-    _resolve([Resolution(hold_id, "void", actor or getpass.getuser(), reason) for hold_id in hold_ids], data_dir)
+    who = maker_or_user(actor)
+    _resolve([Resolution(hold_id, "void", who, reason) for hold_id in hold_ids], data_dir)
 
 
 def moment(at: datetime | None) -> str:

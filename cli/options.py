@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import inspect
+import unicodedata
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +12,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from typer.core import TyperGroup
 
 from cli.errors import CommandError
+
+NAME_MAX = 128
+OURS = ("policy:", "pointguard:")
+"""So begin the names under which the product itself decides, when a hold is due for instance."""
 
 T = TypeVar("T")
 
@@ -45,8 +50,16 @@ class FileFirst(TyperGroup):
 
 
 def maker_or_user(name: str | None) -> str:
-    """The name given, else this computer's user."""
-    return name or getpass.getuser()
+    """The name given, else this computer's user.
+
+    CommandError for what is no person's name: one that cannot be seen or told from another, or the product's own.
+    """
+    who = unicodedata.normalize("NFKC", name or getpass.getuser()).strip()
+    if not (who.isprintable() and 1 <= len(who) <= NAME_MAX):
+        raise CommandError(f"{name!r} is no name", f"give 1 to {NAME_MAX} characters, all of which can be seen")
+    if who.lower().startswith(OURS):
+        raise CommandError(f"{who!r} is a name of the product's own", "give the name of the person who does it")
+    return who
 
 
 def zone_of(name: str) -> ZoneInfo:

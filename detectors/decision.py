@@ -206,8 +206,8 @@ def is_trusted(decision: Decision) -> bool:
 
 
 def was_cold(reasons: Sequence[Reason]) -> bool:
-    """Whether a stored decision was made on cold velocity: it then says so among its reasons."""
-    return any(reason.code == VELOCITY_COLD for reason in reasons)
+    """Whether a stored decision was made on cold velocity: the policy then says so among its reasons."""
+    return any(reason.code == VELOCITY_COLD and reason.kind == "policy" for reason in reasons)
 
 
 def _log_odds(chance: float) -> float:

@@ -95,6 +95,8 @@ _HEAD = Text(
 )
 _NO_MODEL = {"en": "none", "zh": "无"}
 _FLOOR = {"en": "floor", "zh": "底线"}
+_RULES = EFFECTLESS | {"rule"}
+"""Kinds of reasons that a rule gives; all others have a text here, whatever a rule is called."""
 _EFFECTLESS = {
     "shadow": Text(en="on trial", zh="试运行"),
     "snoozed": Text(en="snoozed", zh="已静默"),
@@ -108,7 +110,10 @@ _UNITS = {
 
 def explain(reason: Reason, policy: Policy, lang: Language) -> str:
     """The sentence for a reason, with its value and limit; the code itself where no text is known."""
-    text = next((rule.reason for rule in policy.rules if rule.id == reason.code), None) or _TEXTS.get(reason.code)
+    if reason.kind in _RULES:
+        text = next((rule.reason for rule in policy.rules if rule.id == reason.code), None)
+    else:
+        text = _TEXTS.get(reason.code)
     if text is None:
         return reason.code
     return PLACEHOLDER.sub(

@@ -118,7 +118,7 @@ def columns(found: Iterable[tuple[int, Entry]], rows: int, names: Sequence[str])
     matrix = np.zeros((rows, len(names)))
     column = {name.removeprefix("lists."): place for place, name in enumerate(names)}
     for row, entry in found:
-        for name in {entry.tier, entry.list}:
+        for name in {entry.tier, entry.list} if entry.tier in TIERS else (entry.list,):
             place = column.get(name)
             if place is not None and not 0 < matrix[row, place] <= entry.number:
                 matrix[row, place] = entry.number

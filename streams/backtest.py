@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from detectors.aside import Aside
 from detectors.backtest import FRAUD, HONEST, UNKNOWN, VERDICTS, Codes, Example, Frame, Report, Tally, codes, report_of
-from detectors.decision import VELOCITY_COLD, CompiledPolicy, Decision, Reason, decide
+from detectors.decision import VELOCITY_COLD, CompiledPolicy, Decision, Reason, decide, was_cold
 from detectors.explain import describe
 from detectors.features import unpack
 from detectors.layout import Floats, Layout
@@ -160,8 +160,13 @@ def _grouped(run: _Run, rows: Sequence[Row]) -> dict[tuple[str, int | None, bool
         elif row.outcome == "expired":
             run.skipped[EXPIRED] += 1
         else:
-            groups[row.version, row.model, VELOCITY_COLD in row.reasons].append(row)
+            groups[row.version, row.model, _was_cold(row)].append(row)
     return groups
+
+
+def _was_cold(row: Row) -> bool:
+    """Whether velocity was cold; reasons are decoded only where their text allows it: a rule may have such a name."""
+    return VELOCITY_COLD in row.reasons and was_cold(_reasons(row.reasons))
 
 
 def _compare(conn: Connection, run: _Run, rows: Sequence[Row], alike: _Alike) -> None:

@@ -36,10 +36,13 @@ FLUSH_SECONDS = 5.0
 LONG_RUN_DAYS = 28
 LONG_RUN_EVENTS = 100_000
 """So many events make a rule's own share worth believing."""
+BACKTEST_EVENTS = 1_000
+"""So many make a backtest's: one over an empty week would expect no rule to fire at all."""
 
 log = structlog.get_logger()
 
-_BACKTEST = text("SELECT report::text FROM backtest WHERE version = :version ORDER BY backtest_id DESC LIMIT 1")
+_BACKTEST = text("""
+SELECT report::text FROM backtest WHERE version = :version AND events >= :events ORDER BY backtest_id DESC LIMIT 1""")
 # A rule on trial shows its share as well as a live one; one that ran away shows nothing to go by.
 _LONG_RUN = text("""
 SELECT u.rule, sum(u.hits + u.shadow)::float8 / sum(u.events) AS share FROM rule_use u
@@ -78,7 +81,7 @@ def expected_shares(conn: Connection, version: int) -> dict[str, float]:
         row.rule: float(row.share)
         for row in conn.execute(_LONG_RUN, {"days": LONG_RUN_DAYS, "events": LONG_RUN_EVENTS})
     }
-    report = conn.execute(_BACKTEST, {"version": version}).scalar_one_or_none()
+    report = conn.execute(_BACKTEST, {"version": version, "events": BACKTEST_EVENTS}).scalar_one_or_none()
     if report is not None:
         shares |= {one.rule: one.share for one in msgspec.json.decode(report, type=_Report).rules}
     return shares

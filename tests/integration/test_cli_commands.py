@@ -82,6 +82,15 @@ def balances(engine: Engine, name: str) -> tuple[int, int]:
         return posted, coming
 
 
+@pytest.mark.parametrize("actor", [" ", "policy:timeout"])
+def test_a_hold_is_decided_by_a_person(run: Command, desk: Desk, actor: str) -> None:
+    """Not by nobody, and not in the name of the policy, which decides by time."""
+    for verdict in ("approve", "reject"):
+        code, said = run("holds", verdict, held(desk.engine), "--reason", "ticket 7", "--actor", actor)
+        assert (code, "name" in said) == (2, True)
+    assert str(held(desk.engine)) in run("holds", "list")[1]
+
+
 def test_holds_are_listed_with_their_main_reason(run: Command, desk: Desk) -> None:
     """One open hold: who, how much, since when, and why in words."""
     code, said = run("holds", "list")

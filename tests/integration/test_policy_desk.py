@@ -254,10 +254,11 @@ def test_what_is_expected_of_a_rule(desk: Desk) -> None:
             )
         )
         assert expected_shares(conn, 1) == {"large": 0.01, "vip_only": 0.01}
-        report = json.dumps({"rules": [{"rule": "large", "share": 0.5}]})
         tested = """INSERT INTO backtest (version, made_by, since, until, events, report)
-                    VALUES (1, 'ann', now(), now() + interval '1 day', 9, CAST(:report AS json))"""
-        conn.execute(text(tested), {"report": report})
+                    VALUES (1, 'ann', now(), now() + interval '1 day', :events, CAST(:report AS json))"""
+        for events, share in ((1_000, 0.5), (999, 0.0)):
+            report = json.dumps({"rules": [{"rule": "large", "share": share}]})
+            conn.execute(text(tested), {"events": events, "report": report})
         assert expected_shares(conn, 1) == {"large": 0.5, "vip_only": 0.01}
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from detectors.aside import Aside, silent_in
-from detectors.decision import Decision, Reason, compile_policy, decide, is_trusted, redecide
+from detectors.decision import Decision, Reason, compile_policy, decide, is_trusted, redecide, was_cold
 from detectors.features import pack
 from detectors.policy import ListTerms, Policy, Rule
 from detectors.rules import EventFields
@@ -46,6 +46,16 @@ def test_a_silent_rule_that_fails_holds_nobody(aside: Aside, kind: str) -> None:
     features = row(of.layout, event__points=10.0)
     decided = decide([EARN], features, of, None, cold=False, aside=aside)[0]
     assert (decided.outcome, decided.reasons) == ("approve", (Reason(code="fails", kind=kind),))  # type: ignore[arg-type]  # one of two
+    assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
+
+
+def test_a_rule_may_be_called_like_a_reason_of_the_policy() -> None:
+    """That velocity was cold is what the policy says, not a rule of that name: the decision is made again the same."""
+    of = compile_policy(policy(adds(1.0, "velocity_cold"), adds(-1.0, "speaks_for")))
+    features = row(of.layout, event__points=10.0)
+    decided = decide([EARN], features, of, None, cold=False)[0]
+    assert {reason.code for reason in decided.reasons} == {"velocity_cold", "speaks_for"}
+    assert not was_cold(decided.reasons)
     assert redecide(EARN, pack(features[0]), of.layout, of, None, decided.reasons) == decided
 
 

@@ -1,10 +1,12 @@
 """Reasons as sentences in both languages."""
 
+import msgspec
 import pytest
 
 from config.policy import default_policy_text, parse_policy
 from detectors.decision import Decision, Reason
 from detectors.explain import Language, describe, explain
+from detectors.policy import Text
 
 POLICY = parse_policy(default_policy_text())
 SIGN_UP = "account.seconds_since_signup"
@@ -55,6 +57,14 @@ SIGN_UP = "account.seconds_since_signup"
 def test_a_reason_reads_well(reason: Reason, en: str, zh: str) -> None:
     """Value, limit and named values stand in the sentence, in units a person reads; what is unknown says so."""
     assert (explain(reason, POLICY, "en"), explain(reason, POLICY, "zh")) == (en, zh)
+
+
+def test_a_rule_called_like_another_reason_speaks_for_itself_only() -> None:
+    """What the ledger says keeps its own text beside a rule of the same name."""
+    rule = msgspec.structs.replace(POLICY.rules[0], id="insufficient_balance", reason=Text(en="Mine.", zh="我的。"))
+    policy = msgspec.structs.replace(POLICY, rules=(rule,))
+    said = [explain(Reason(code=rule.id, kind=kind, value=3.0), policy, "en") for kind in ("shadow", "ledger")]
+    assert said == ["Mine.", "The balance is too low for 3 points."]
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

@@ -47,6 +47,12 @@ def test_columns_tell_the_lowest_entry_by_tier_and_by_name() -> None:
     assert columns(found, 3, NAMES).tolist() == [[4.0, 0.0, 0.0, 0.0, 9.0], [0.0] * 5, [0.0, 0.0, 0.0, 0.0, 7.0]]
 
 
+def test_a_list_may_be_called_plain() -> None:
+    """It is a list like any other: entries of plain lists are none of its own."""
+    found = [(0, Entry(1, "vip", "plain")), (1, Entry(2, "plain", "block"))]
+    assert columns(found, 2, ("lists.block", "lists.plain")).tolist() == [[0.0, 0.0], [2.0, 2.0]]
+
+
 def test_snoozes_by_row() -> None:
     """All rules that are snoozed for any entity of a row."""
     found = [(1, Snooze(1, "a", 5)), (1, Snooze(2, "b", 5)), (4, Snooze(1, "a", 5))]
