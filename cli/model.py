@@ -38,6 +38,8 @@ _VERDICTS = text(
 )
 _EARLIER = text("""
 SELECT version FROM model_verdict WHERE kind <> 'refused' AND version <> :champion
+   AND verdict_id < (SELECT coalesce(max(verdict_id) FILTER (WHERE kind = 'promoted'), min(verdict_id))
+                       FROM model_verdict WHERE kind <> 'refused' AND version = :champion)
  ORDER BY verdict_id DESC LIMIT 1""")
 
 
@@ -175,12 +177,12 @@ def _decide(kind: Kind, version: int | None, reason: str, actor: str | None, dat
 
 
 def _earlier(conn: Connection, standing: Standing) -> int:
-    """The snapshot that was in use before the present one."""
+    """The snapshot that was in use before the present one came up: two roll-backs go back two steps."""
     if standing.champion is None:
         raise CommandError("no snapshot is in use", "see `pointguard model list`")
     earlier: int | None = conn.execute(_EARLIER, {"champion": standing.champion}).scalar_one_or_none()
     if earlier is None:
-        raise CommandError("no other snapshot was ever in use", "name one with --to, see `pointguard model list`")
+        raise CommandError("no other snapshot was in use before it", "name one with --to, see `pointguard model list`")
     return earlier
 
 

@@ -168,6 +168,18 @@ def test_people_promote_and_roll_back(engine: Engine, key: bytes, run: Command) 
     assert acts == [("model.rolled_back", "ann"), ("model.promoted", "bob")]
 
 
+def test_rolling_back_twice_goes_back_twice(engine: Engine, key: bytes, run: Command) -> None:
+    """The snapshot that was just found bad never comes back into use by a second roll-back."""
+    for last in (200, 400, 600):
+        fill(engine, last - 199, last)
+        train(engine, key)
+    used = [version for version, _, _ in verdicts(engine)]
+    for version in used[-2::-1]:
+        assert run("model", "rollback", "--reason", "still finds nothing")[0] == 0
+        assert standing(engine).champion == version
+    assert "no other snapshot was in use before it" in run("model", "rollback", "--reason", "x")[1]
+
+
 def test_a_verdict_that_cannot_be_is_refused(engine: Engine, key: bytes, run: Command) -> None:
     """No such snapshot, one that does not verify, none before, the one in use, or no reason: each is said by name."""
     assert run("model", "rollback", "--reason", "x")[0] == USAGE
@@ -175,7 +187,7 @@ def test_a_verdict_that_cannot_be_is_refused(engine: Engine, key: bytes, run: Co
     train(engine, key)
     for arguments, said in (
         (("promote", 77, "--reason", "x"), "there is no snapshot 77"),
-        (("rollback", "--reason", "x"), "no other snapshot was ever in use"),
+        (("rollback", "--reason", "x"), "no other snapshot was in use before it"),
         (("rollback", "--to", 1, "--reason", "x"), "in use already"),
         (("promote", 1, "--reason", "  "), "needs a reason"),
         (("show", 77), "there is no snapshot 77"),
