@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, text
 from cli.context import DataDir, database, out, say, settings_of
 from cli.errors import CommandError
 from cli.holds import moment
+from cli.options import maker_or_user
 from cli.reporting import Json, print_json
 from streams import model_store
 from streams.model_store import Kind, Standing, Verdict
@@ -156,7 +156,7 @@ def _decide(kind: Kind, version: int | None, reason: str, actor: str | None, dat
 
     if not reason.strip():
         raise CommandError("a verdict needs a reason", 'write it, as in --reason "finds nothing since Monday"')
-    settings, who = settings_of(data_dir), actor or getpass.getuser()
+    settings, who = settings_of(data_dir), _person(actor)
     with database(settings) as engine, engine.begin() as conn:
         standing = model_store.lock(conn)
         wanted = version if version is not None else _earlier(conn, standing)
@@ -174,6 +174,16 @@ def _decide(kind: Kind, version: int | None, reason: str, actor: str | None, dat
         model_judged(conn, who, wanted, kind, reason.strip())
     done = "in use" if kind == "promoted" else "back in use, and stays until somebody promotes another"
     say(f"Snapshot {wanted} is {done}; workers take it within a few seconds.")
+
+
+def _person(actor: str | None) -> str:
+    """Who decides: never the gate, by whose name its own verdicts are told from those of people."""
+    who, most = maker_or_user(actor).strip(), model_store.ACTOR_LENGTH_MAX
+    if not 1 <= len(who) <= most:
+        raise CommandError(f"who decides has 1 to {most} characters", "give a name with --actor")
+    if who == model_store.TRAINER:
+        raise CommandError(f"{who!r} is the name of the gate", "give your own with --actor")
+    return who
 
 
 def _earlier(conn: Connection, standing: Standing) -> int:

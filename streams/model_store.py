@@ -26,6 +26,7 @@ CHALLENGERS_KEPT = 20
 """Refused snapshots stay for a while, to be looked at or promoted by hand; champions for ever: decisions name them."""
 TRAINER = "trainer"
 """The actor of verdicts that no person made."""
+ACTOR_LENGTH_MAX = 128
 REASON_LENGTH_MAX = 2_000
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.

@@ -181,7 +181,7 @@ def test_rolling_back_twice_goes_back_twice(engine: Engine, key: bytes, run: Com
 
 
 def test_a_verdict_that_cannot_be_is_refused(engine: Engine, key: bytes, run: Command) -> None:
-    """No such snapshot, one that does not verify, none before, the one in use, or no reason: each is said by name."""
+    """No such snapshot, one that does not verify, none before, the one in use, no reason or nobody: each by name."""
     assert run("model", "rollback", "--reason", "x")[0] == USAGE
     fill(engine, 1, 180)
     train(engine, key)
@@ -190,6 +190,9 @@ def test_a_verdict_that_cannot_be_is_refused(engine: Engine, key: bytes, run: Co
         (("rollback", "--reason", "x"), "no other snapshot was in use before it"),
         (("rollback", "--to", 1, "--reason", "x"), "in use already"),
         (("promote", 1, "--reason", "  "), "needs a reason"),
+        (("promote", 1, "--reason", "x", "--actor", "trainer "), "'trainer' is the name of the gate"),
+        (("promote", 1, "--reason", "x", "--actor", "  "), "who decides has 1 to 128 characters"),
+        (("rollback", "--to", 1, "--reason", "x", "--actor", "a" * 129), "who decides has 1 to 128 characters"),
         (("show", 77), "there is no snapshot 77"),
     ):
         code, text_ = run("model", *arguments)
