@@ -14,10 +14,10 @@ from cli.errors import FOUND, USAGE
 from cli.main import main
 from config.settings import load
 from detectors.models_gate import GateParams
-from detectors.models_snapshot import Snapshot
+from detectors.models_snapshot import PURPOSE, Snapshot, sealed_arrays
 from streams import model_store
 from streams.keys import model_key
-from streams.model_store import Standing
+from streams.model_store import Standing, Verdict
 from streams.publishing import PublishParams
 from streams.trainer import Trainer, TrainerParams
 from tests.integration.label_log import PARAMS, checkpoints, drain, fill, open_labels, verdicts, versions
@@ -166,6 +166,21 @@ def test_people_promote_and_roll_back(engine: Engine, key: bytes, run: Command) 
     assert standing(engine).reference == frozen
     acts = [(act["act"], act["actor"]) for act in audited(engine) if act["actor"] != BY_TRAINER]
     assert acts == [("model.rolled_back", "ann"), ("model.promoted", "bob")]
+
+
+def test_what_another_release_made_is_no_reference(engine: Engine, key: bytes) -> None:
+    """After an upgrade the champion cannot be read: the first of this release is what later ones are held against."""
+    older = sealed_arrays({"format": 1, "version": 7, "last_seq": 0, "learned": 9, "ready": True}, b"", key, PURPOSE)
+    with engine.begin() as conn:
+        model_store.publish(conn, older)
+        model_store.give(conn, Verdict(7, "promoted", "pointguard migrate", "was in use before there were verdicts"))
+    assert (standing(engine).champion, standing(engine).reference) == (7, None)
+    for last in (200, 400):
+        fill(engine, last - 199, last)
+        train(engine, key)
+    assert versions(engine)[1] == 8
+    assert standing(engine).reference == 8
+    assert standing(engine).champion == versions(engine)[-1] > 8
 
 
 def test_rolling_back_twice_goes_back_twice(engine: Engine, key: bytes, run: Command) -> None:
