@@ -139,7 +139,8 @@ class Trainer:
             self._published_at = now
         news = self._learner.learned - self._published_learned
         ready = self._learner.learned >= self._params.learner.grace_rows
-        replaying = self._learner.seq <= self._target.get("last_seq", 0)
+        # At the last snapshot's very row there is news only if it was made otherwise than this trainer makes them.
+        replaying = self._learner.seq < self._target.get("last_seq", 0)
         caught_up = rows_read < self._params.chunk_rows
         late = caught_up and now - self._published_at >= self._params.publish_seconds
         return ready and not replaying and news > 0 and (news >= self._params.publish_rows or late)

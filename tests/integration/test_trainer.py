@@ -292,6 +292,18 @@ def test_other_parameters_learn_anew(engine: Engine) -> None:
     assert digest(engine, 1) != digest(engine, 2)
 
 
+def test_other_parameters_need_no_new_label(engine: Engine) -> None:
+    """After an upgrade a log that ends where the last snapshot did gives a snapshot of this release all the same."""
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    params = replace(PARAMS, learner=unbounded(models=replace(SMALL.models, seed=2)))
+    trainer = Trainer(engine, KEY, Metrics(), params)
+    drain(trainer)
+    trainer.step(1_000.0)
+    trainer.step(2_000.0)
+    assert versions(engine) == [1, 2]
+
+
 def test_rows_without_features_are_skipped(engine: Engine) -> None:
     """A label of a decision without features, or under a layout nobody knows or without the inputs."""
     before = layout_of(INPUT_NAMES[1:])
