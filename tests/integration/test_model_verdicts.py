@@ -239,12 +239,20 @@ def test_list_and_show_say_what_is_in_use_and_why(engine: Engine, key: bytes, ru
     assert machine["verdicts"][0]["checks"][0]["passed"] is True
 
 
-def test_the_log_is_verified_against_what_is_in_use(engine: Engine, key: bytes, run: Command) -> None:
-    """Models made with other parameters than this release's cannot be made again, which is a difference too."""
+def test_the_log_is_verified_against_what_is_in_use(
+    engine: Engine, key: bytes, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that was changed is told, and apart from it that models of other parameters cannot be made again."""
     fill(engine, 1, 180)
     train(engine, key)
     code, said = run("model", "verify")
-    assert (code, "does not lead to snapshot 1" in said) == (FOUND, True)
+    assert (code, "other params" in said, "does not lead" in said) == (USAGE, True, False)
+    monkeypatch.setattr("streams.trainer.TrainerParams", lambda: FREE)
+    assert run("model", "verify")[0] == 0
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE label_log SET label = 1 WHERE seq = 7"))
+    code, said = run("model", "verify")
+    assert (code, "does not lead to snapshot" in said) == (FOUND, True)
 
 
 def test_drift_is_shown_and_told_once(engine: Engine, key: bytes) -> None:
