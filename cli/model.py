@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, text
 from cli.context import DataDir, database, out, say, settings_of
 from cli.errors import CommandError
 from cli.holds import moment
+from cli.options import maker_or_user
 from cli.reporting import Json, print_json
 from streams import model_store
 from streams.model_store import Kind, Standing, Verdict
@@ -38,6 +38,8 @@ _VERDICTS = text(
 )
 _EARLIER = text("""
 SELECT version FROM model_verdict WHERE kind <> 'refused' AND version <> :champion
+   AND verdict_id < (SELECT coalesce(max(verdict_id) FILTER (WHERE kind = 'promoted'), min(verdict_id))
+                       FROM model_verdict WHERE kind <> 'refused' AND version = :champion)
  ORDER BY verdict_id DESC LIMIT 1""")
 
 
@@ -154,7 +156,7 @@ def _decide(kind: Kind, version: int | None, reason: str, actor: str | None, dat
 
     if not reason.strip():
         raise CommandError("a verdict needs a reason", 'write it, as in --reason "finds nothing since Monday"')
-    settings, who = settings_of(data_dir), actor or getpass.getuser()
+    settings, who = settings_of(data_dir), _person(actor)
     with database(settings) as engine, engine.begin() as conn:
         standing = model_store.lock(conn)
         wanted = version if version is not None else _earlier(conn, standing)
@@ -174,13 +176,23 @@ def _decide(kind: Kind, version: int | None, reason: str, actor: str | None, dat
     say(f"Snapshot {wanted} is {done}; workers take it within a few seconds.")
 
 
+def _person(actor: str | None) -> str:
+    """Who decides: never the gate, by whose name its own verdicts are told from those of people."""
+    who, most = maker_or_user(actor).strip(), model_store.ACTOR_LENGTH_MAX
+    if not 1 <= len(who) <= most:
+        raise CommandError(f"who decides has 1 to {most} characters", "give a name with --actor")
+    if who == model_store.TRAINER:
+        raise CommandError(f"{who!r} is the name of the gate", "give your own with --actor")
+    return who
+
+
 def _earlier(conn: Connection, standing: Standing) -> int:
-    """The snapshot that was in use before the present one."""
+    """The snapshot that was in use before the present one came up: two roll-backs go back two steps."""
     if standing.champion is None:
         raise CommandError("no snapshot is in use", "see `pointguard model list`")
     earlier: int | None = conn.execute(_EARLIER, {"champion": standing.champion}).scalar_one_or_none()
     if earlier is None:
-        raise CommandError("no other snapshot was ever in use", "name one with --to, see `pointguard model list`")
+        raise CommandError("no other snapshot was in use before it", "name one with --to, see `pointguard model list`")
     return earlier
 
 

@@ -1,7 +1,8 @@
 """Model snapshots, verdicts on them, and checkpoints in PostgreSQL: written whole, verified when read.
 
 The champion is the snapshot of the last verdict that is no refusal. Workers score with it; the trainer compares each
-new snapshot with it, and with the reference: the last one that a person put into use, else the first there was.
+new snapshot with it, and with the reference: the last one that a person put into use, else the first there was, of
+those that this release can read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, Row, text
 
 from detectors.models_gate import Check
-from detectors.models_snapshot import Sealed, Snapshot, SnapshotRefused, unseal
+from detectors.models_snapshot import FORMAT, INPUTS_VERSION, Sealed, Snapshot, SnapshotRefused, unseal
 
 TRIES_MAX = 5
 """How many champions, newest first, are tried before a worker does without."""
@@ -26,6 +27,7 @@ CHALLENGERS_KEPT = 20
 """Refused snapshots stay for a while, to be looked at or promoted by hand; champions for ever: decisions name them."""
 TRAINER = "trainer"
 """The actor of verdicts that no person made."""
+ACTOR_LENGTH_MAX = 128
 REASON_LENGTH_MAX = 2_000
 
 # Any constant does, as long as nobody else in this database takes the same advisory lock.
@@ -39,8 +41,10 @@ _CHAMPIONS = text("""
 SELECT version FROM model_verdict WHERE kind <> 'refused' ORDER BY verdict_id DESC LIMIT :most""")
 _STANDING = text("""
 SELECT version AS champion, kind = 'rolled_back' AS frozen, actor, reason,
-       (SELECT version FROM model_verdict WHERE kind <> 'refused'
-         ORDER BY actor = :trainer, CASE WHEN actor = :trainer THEN verdict_id ELSE -verdict_id END
+       (SELECT v.version FROM model_verdict v JOIN model_snapshot s ON s.version = v.version
+         WHERE v.kind <> 'refused'
+           AND s.manifest ->> 'format' = :format AND s.manifest ->> 'inputs_version' = :inputs
+         ORDER BY v.actor = :trainer, CASE WHEN v.actor = :trainer THEN v.verdict_id ELSE -v.verdict_id END
          LIMIT 1) AS reference
   FROM model_verdict WHERE kind <> 'refused' ORDER BY verdict_id DESC LIMIT 1""")
 _READ = text("SELECT manifest, arrays, signature FROM model_snapshot WHERE version = :version")
@@ -158,7 +162,7 @@ def lock(conn: Connection) -> Standing:
 
 def standing(conn: Connection) -> Standing:
     """Who is in use now."""
-    row = conn.execute(_STANDING, {"trainer": TRAINER}).one_or_none()
+    row = conn.execute(_STANDING, {"trainer": TRAINER, "format": str(FORMAT), "inputs": INPUTS_VERSION}).one_or_none()
     return Standing() if row is None else Standing(row.champion, row.reference, row.frozen, row.actor, row.reason)
 
 

@@ -22,7 +22,7 @@ from config import logs
 from config.settings import Settings
 from detectors.models_checkpoint import restore_state, seal_state
 from detectors.models_learner import LabelRow, Learner, LearnerParams
-from detectors.models_snapshot import INPUTS_VERSION, PURPOSE, SnapshotRefused, checked
+from detectors.models_snapshot import INPUTS_VERSION, PURPOSE, OtherVersion, SnapshotRefused, checked
 from streams import model_store, norms
 from streams.errors import dependency_down
 from streams.keys import model_key
@@ -139,7 +139,8 @@ class Trainer:
             self._published_at = now
         news = self._learner.learned - self._published_learned
         ready = self._learner.learned >= self._params.learner.grace_rows
-        replaying = self._learner.seq <= self._target.get("last_seq", 0)
+        # At the last snapshot's very row there is news only if it was made otherwise than this trainer makes them.
+        replaying = self._learner.seq < self._target.get("last_seq", 0)
         caught_up = rows_read < self._params.chunk_rows
         late = caught_up and now - self._published_at >= self._params.publish_seconds
         return ready and not replaying and news > 0 and (news >= self._params.publish_rows or late)
@@ -200,6 +201,11 @@ def refold(conn: Connection, key: bytes, params: LearnerParams, version: int) ->
     target = _manifest(conn, key, version)
     if not target:
         raise LookupError(f"there is no snapshot {version} with a valid signature")
+    for name, value in origin(params).items():
+        if target.get(name) != value:
+            raise OtherVersion(
+                f"snapshot {version} was made with other {name} than this trainer's: it can't be made again"
+            )
     learner, rows = Learner(params), LabelLog()
     while learner.seq < target["last_seq"]:
         found = rows.after(conn, learner.seq, min(5_000, target["last_seq"] - learner.seq))

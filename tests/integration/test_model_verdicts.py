@@ -14,10 +14,10 @@ from cli.errors import FOUND, USAGE
 from cli.main import main
 from config.settings import load
 from detectors.models_gate import GateParams
-from detectors.models_snapshot import Snapshot
+from detectors.models_snapshot import PURPOSE, Snapshot, sealed_arrays
 from streams import model_store
 from streams.keys import model_key
-from streams.model_store import Standing
+from streams.model_store import Standing, Verdict
 from streams.publishing import PublishParams
 from streams.trainer import Trainer, TrainerParams
 from tests.integration.label_log import PARAMS, checkpoints, drain, fill, open_labels, verdicts, versions
@@ -168,16 +168,46 @@ def test_people_promote_and_roll_back(engine: Engine, key: bytes, run: Command) 
     assert acts == [("model.rolled_back", "ann"), ("model.promoted", "bob")]
 
 
+def test_what_another_release_made_is_no_reference(engine: Engine, key: bytes) -> None:
+    """After an upgrade the champion cannot be read: the first of this release is what later ones are held against."""
+    older = sealed_arrays({"format": 1, "version": 7, "last_seq": 0, "learned": 9, "ready": True}, b"", key, PURPOSE)
+    with engine.begin() as conn:
+        model_store.publish(conn, older)
+        model_store.give(conn, Verdict(7, "promoted", "pointguard migrate", "was in use before there were verdicts"))
+    assert (standing(engine).champion, standing(engine).reference) == (7, None)
+    for last in (200, 400):
+        fill(engine, last - 199, last)
+        train(engine, key)
+    assert versions(engine)[1] == 8
+    assert standing(engine).reference == 8
+    assert standing(engine).champion == versions(engine)[-1] > 8
+
+
+def test_rolling_back_twice_goes_back_twice(engine: Engine, key: bytes, run: Command) -> None:
+    """The snapshot that was just found bad never comes back into use by a second roll-back."""
+    for last in (200, 400, 600):
+        fill(engine, last - 199, last)
+        train(engine, key)
+    used = [version for version, _, _ in verdicts(engine)]
+    for version in used[-2::-1]:
+        assert run("model", "rollback", "--reason", "still finds nothing")[0] == 0
+        assert standing(engine).champion == version
+    assert "no other snapshot was in use before it" in run("model", "rollback", "--reason", "x")[1]
+
+
 def test_a_verdict_that_cannot_be_is_refused(engine: Engine, key: bytes, run: Command) -> None:
-    """No such snapshot, one that does not verify, none before, the one in use, or no reason: each is said by name."""
+    """No such snapshot, one that does not verify, none before, the one in use, no reason or nobody: each by name."""
     assert run("model", "rollback", "--reason", "x")[0] == USAGE
     fill(engine, 1, 180)
     train(engine, key)
     for arguments, said in (
         (("promote", 77, "--reason", "x"), "there is no snapshot 77"),
-        (("rollback", "--reason", "x"), "no other snapshot was ever in use"),
+        (("rollback", "--reason", "x"), "no other snapshot was in use before it"),
         (("rollback", "--to", 1, "--reason", "x"), "in use already"),
         (("promote", 1, "--reason", "  "), "needs a reason"),
+        (("promote", 1, "--reason", "x", "--actor", "trainer "), "'trainer' is the name of the gate"),
+        (("promote", 1, "--reason", "x", "--actor", "  "), "who decides has 1 to 128 characters"),
+        (("rollback", "--to", 1, "--reason", "x", "--actor", "a" * 129), "who decides has 1 to 128 characters"),
         (("show", 77), "there is no snapshot 77"),
     ):
         code, text_ = run("model", *arguments)
@@ -209,12 +239,20 @@ def test_list_and_show_say_what_is_in_use_and_why(engine: Engine, key: bytes, ru
     assert machine["verdicts"][0]["checks"][0]["passed"] is True
 
 
-def test_the_log_is_verified_against_what_is_in_use(engine: Engine, key: bytes, run: Command) -> None:
-    """Models made with other parameters than this release's cannot be made again, which is a difference too."""
+def test_the_log_is_verified_against_what_is_in_use(
+    engine: Engine, key: bytes, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that was changed is told, and apart from it that models of other parameters cannot be made again."""
     fill(engine, 1, 180)
     train(engine, key)
     code, said = run("model", "verify")
-    assert (code, "does not lead to snapshot 1" in said) == (FOUND, True)
+    assert (code, "other params" in said, "does not lead" in said) == (USAGE, True, False)
+    monkeypatch.setattr("streams.trainer.TrainerParams", lambda: FREE)
+    assert run("model", "verify")[0] == 0
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE label_log SET label = 1 WHERE seq = 7"))
+    code, said = run("model", "verify")
+    assert (code, "does not lead to snapshot" in said) == (FOUND, True)
 
 
 def test_drift_is_shown_and_told_once(engine: Engine, key: bytes) -> None:

@@ -16,7 +16,7 @@ from detectors.features import pack
 from detectors.layout import Layout, by_name, layout_of
 from detectors.models import INPUT_NAMES
 from detectors.models_learner import LabelRow, Learner
-from detectors.models_snapshot import SnapshotRefused, seal
+from detectors.models_snapshot import OtherVersion, SnapshotRefused, seal
 from streams import model_store
 from streams.label_rows import LabelLog
 from streams.labels import sequence
@@ -225,6 +225,8 @@ def test_the_log_is_checked_against_a_snapshot(engine: Engine) -> None:
         assert not refold(conn, KEY, PARAMS.learner, 1)
         with pytest.raises(LookupError):
             refold(conn, b"x" * 32, PARAMS.learner, 1)
+        with pytest.raises(OtherVersion, match="other params"):
+            refold(conn, KEY, replace(PARAMS.learner, block_rows=99), 1)
 
 
 def test_a_restart_goes_on_from_the_checkpoint(engine: Engine) -> None:
@@ -290,6 +292,18 @@ def test_other_parameters_learn_anew(engine: Engine) -> None:
         fill(engine, 161 + seed, 161 + seed)
     assert versions(engine) == [1, 2]
     assert digest(engine, 1) != digest(engine, 2)
+
+
+def test_other_parameters_need_no_new_label(engine: Engine) -> None:
+    """After an upgrade a log that ends where the last snapshot did gives a snapshot of this release all the same."""
+    fill(engine, 1, 180)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    params = replace(PARAMS, learner=unbounded(models=replace(SMALL.models, seed=2)))
+    trainer = Trainer(engine, KEY, Metrics(), params)
+    drain(trainer)
+    trainer.step(1_000.0)
+    trainer.step(2_000.0)
+    assert versions(engine) == [1, 2]
 
 
 def test_rows_without_features_are_skipped(engine: Engine) -> None:
