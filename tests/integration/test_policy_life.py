@@ -158,6 +158,13 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
         (("backtest", "nothing.yaml"), "give a policy file"),
         (("backtest", "1", "--from", "yesterday"), "2026-03-01"),
         (("backtest", "1", "--from", "2026-03-02", "--to", "2026-03-01"), "give --from below --to"),
+        (("lists", "add", "block", "account", "m-1", "--program", "other", "--reason", "r"), "program list"),
+        (("lists", "add", "block", "ip", "::ffff:203.0.113.0/120", "--reason", "r"), "203.0.113.0/24"),
+        (("lists", "create", "vip", "--tier", "vip", "--reason", "r"), "there is no such tier"),
+        (("lists", "create", "vip", "--reason", " "), "say who does it, and why"),
+        (("lists", "remove", "1", "--reason", " "), "say who does it, and why"),
+        (("snooze", "add", "rapid_repeat", "account", "m-1", "--program", "other", "--reason", "r"), "program list"),
+        (("snooze", "end", "1", "--reason", " "), "say who does it, and why"),
     ],
 )
 def test_what_cannot_be_done_says_what_can(run: Command, arguments: tuple[str, ...], remedy: str) -> None:
@@ -185,6 +192,8 @@ def test_lists_and_snoozes_by_command(run: Command, tmp_path: Path) -> None:
     file.write_text("kind,value\nip,nonsense\n")
     code, said = run("lists", "import", "watch", str(file), "--reason", "tip")
     assert (code, "line 2" in said) == (2, True)
+    file.write_text("kind,value\naccount,m\0\n")
+    assert run("lists", "import", "watch", str(file), "--reason", "tip")[0] == 2
     assert run("lists", "create", "vip", "--reason", "guests")[0] == 0
     assert "203.0.113.0/24" in run("lists", "show", "watch")[1]
     assert "guests" in run("lists", "show")[1]
