@@ -173,6 +173,25 @@ def test_what_cannot_be_done_says_what_can(run: Command, arguments: tuple[str, .
     assert (code, remedy in said) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("policy", "validate"),
+        ("policy", "draft", "--reason", "r"),
+        ("backtest",),
+        ("lists", "import", "watch", "--reason", "r"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_in_words(run: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """One of another encoding is no defect of ours; neither is a digit that is no number, nor a cell without an end."""
+    file = tmp_path / "file"
+    for content in ("version: 1 # 拦截".encode("gb18030"), b'kind,value\naccount,"' + 200_000 * b"x"):
+        file.write_bytes(content)
+        code, said = run(*arguments, str(file))
+        assert (code > 0, "Traceback" in said) == (True, False)
+    assert run("policy", "validate", "²")[0] == 2
+
+
 def test_lists_and_snoozes_by_command(run: Command, tmp_path: Path) -> None:
     """Add, show, import, remove; snooze, list, end; an entity is found by its value though it is stored hidden."""
     assert run("lists", "add", "block", "device", "bad phone", "--reason", "farm")[1].startswith(
