@@ -37,8 +37,8 @@ from ledger.chain_store import Act, record
 
 SNOOZE_MOST = timedelta(days=180)
 ENTRIES_MOST = 1_000_000
-SHOWN_ADDRESSES_MIN = 256
-"""A network of so many addresses names nobody, and is shown as it is."""
+SHOWN_PREFIX_MOST = {4: 24, 6: 40}
+"""A network of so many lines names nobody, and is shown as it is: a line has one address of IPv4, and a /48 of IPv6."""
 _PSEUDONYMOUS = frozenset({"device", "ip", "payment"})
 _SHOWN_DIGITS = 12
 
@@ -140,7 +140,7 @@ def _network(value: str, keys: Keys) -> Target:
     pseudonym = keys.network(str(network.network_address), network.prefixlen)
     if pseudonym is None:
         raise ListingError(f"{value!r} is a network of IPv4 in the notation of IPv6; write it as 203.0.113.0/24")
-    wide = network.num_addresses >= SHOWN_ADDRESSES_MIN
+    wide = network.prefixlen <= SHOWN_PREFIX_MOST[network.version]
     shown = str(network) if wide else f"{_hidden(pseudonym)} /{network.prefixlen}"
     return Target("ip", network.prefixlen, pseudonym, shown)
 
