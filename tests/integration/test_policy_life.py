@@ -144,6 +144,22 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
     assert run("policy", "draft", str(tmp_path), "--reason", "r")[0] == 2
 
 
+def test_a_list_that_nobody_made_is_a_mistake(run: Command, tmp_path: Path) -> None:
+    """A rule that reads it would never fire; a version is valid once the list is there."""
+    file = tmp_path / "policy.yaml"
+    document = STRICTER.replace("velocity.account.peers_24h >= limit", "lists.block == 0 && lists.vips > 0.0")
+    file.write_text(document)
+    line = 1 + document[: document.index("lists.vips")].count("\n")
+    run("policy", "draft", str(file), "--reason", "r", "--actor", "ann")
+    code, said = run("policy", "validate", "2")
+    assert (code, said.startswith(f"line {line}, column 37: rule mule_fan_in, rules[5].expression: unknown_list")) == (
+        1,
+        True,
+    )
+    assert run("lists", "create", "vips", "--reason", "guests")[0] == 0
+    assert run("policy", "validate", "2")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
