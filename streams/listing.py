@@ -76,6 +76,7 @@ UPDATE rule_snooze SET ended_at = clock_timestamp(), ended_by = :actor, ended_re
 _SNOOZES = text("""
 SELECT * FROM rule_snooze WHERE (:ended OR (ended_at IS NULL AND until > now()))
    AND (CAST(:rule AS text) IS NULL OR rule = :rule) ORDER BY snooze_id DESC LIMIT :limit""")
+_OPEN = text("SELECT count(*) FROM list_entry WHERE removed_at IS NULL")
 _PROGRAM = text("SELECT 1 FROM program WHERE program = :program")
 _LIVE_ENTRIES = text("""
 SELECT e.entry_id, e.list, l.tier, e.program, e.kind, e.prefix, e.value, e.shown,
@@ -178,6 +179,9 @@ def add(
     What stands there already stays as it is and gets no number, so the same file may be imported again.
     """
     _known(conn, program)
+    # Beyond this no worker would read the lists again, nor start.
+    if conn.execute(_OPEN).scalar_one() + len(targets) > ENTRIES_MOST:
+        raise ListingError(f"lists hold at most {ENTRIES_MOST:,} entries, expired ones too; remove some")
     said = {
         "list": name, "program": program, "until": until, "reason": why.reason, "actor": why.actor,
         "kinds": [target.kind for target in targets], "prefixes": [target.prefix for target in targets],
