@@ -37,6 +37,9 @@ SELECT version FROM policy WHERE NOT active AND activated_at IS NOT NULL ORDER B
 _BACKTEST = text("""
 INSERT INTO backtest (version, made_by, program, since, until, events, report)
 VALUES (:version, :actor, :program, :since, :until, :events, CAST(:report AS json)) RETURNING backtest_id""")
+_IN_VAIN = text("""
+SELECT coalesce(max(events), 0) = 0 AND EXISTS (SELECT 1 FROM decision WHERE features IS NOT NULL)
+  FROM backtest WHERE version = :version""")
 _LATEST = text("""
 SELECT backtest_id, made_by, made_at, program, since, until, events, report::text AS report
   FROM backtest WHERE version = :version ORDER BY backtest_id DESC LIMIT 1""")
@@ -158,6 +161,8 @@ def approve(conn: Connection, version: int, actor: str, reason: str) -> None:
         raise PolicyStepError(f"version {version} was not validated; run `pointguard policy validate {version}`")
     if not done & {"backtested"}:
         raise PolicyStepError(f"version {version} was not backtested; run `pointguard policy backtest {version}`")
+    if conn.execute(_IN_VAIN, {"version": version}).scalar_one():
+        raise PolicyStepError(f"version {version} was backtested over no events; run it over a period that has some")
     try:
         with conn.begin_nested():
             conn.execute(_APPROVE, {"version": version, "actor": actor})

@@ -144,6 +144,19 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
     assert run("policy", "draft", str(tmp_path), "--reason", "r")[0] == 2
 
 
+def test_a_backtest_over_nothing_does_not_count(run: Command, tmp_path: Path) -> None:
+    """Where events are stored, approval asks for a backtest that looked at some."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(STRICTER)
+    run("policy", "draft", str(file), "--reason", "r", "--actor", "ann")
+    run("policy", "validate", "2")
+    assert run("policy", "backtest", "2", "--from", "2001-01-01", "--to", "2001-01-02")[0] == 0
+    code, said = run("policy", "approve", "2", "--reason", "r", "--actor", "bob")
+    assert (code, "over no events" in said) == (2, True)
+    assert run("policy", "backtest", "2")[0] == 0
+    assert run("policy", "approve", "2", "--reason", "r", "--actor", "bob")[0] == 0
+
+
 def test_a_list_that_nobody_made_is_a_mistake(run: Command, tmp_path: Path) -> None:
     """A rule that reads it would never fire; a version is valid once the list is there."""
     file = tmp_path / "policy.yaml"
