@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, text
 
 from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import CommandError
-from cli.options import maker_or_user, taking
+from cli.options import document_of, maker_or_user, taking, version_of
 from config.policy import load_policy
 from config.settings import Settings
 from detectors.backtest import Report, Side
@@ -72,7 +72,7 @@ def backtest(options: Options) -> None:
     """
     settings = settings_of(options.data_dir)
     with database(settings) as engine:
-        version = int(options.policy) if options.policy.isdigit() else None
+        version = version_of(options.policy)
         with engine.connect() as conn:
             draft = _compiled(conn, options.policy, version)
             in_force = _stored(conn, options.against)
@@ -111,10 +111,7 @@ def snapshots_of(conn: Connection, settings: Settings) -> Snapshots:
 def _compiled(conn: Connection, given: str, version: int | None) -> CompiledPolicy:
     if version is not None:
         return _stored(conn, version)
-    path = Path(given)
-    if not path.is_file():
-        raise CommandError(f"there is no file {given}", "give a policy file, or the number of a version")
-    return _loaded(path.read_text(encoding="utf-8"), given)
+    return _loaded(document_of(Path(given)), given)
 
 
 def _stored(conn: Connection, version: int | None) -> CompiledPolicy:

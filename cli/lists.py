@@ -183,12 +183,19 @@ def import_(options: Import) -> None:
     """Put all rows of a CSV file (columns `kind` and `value`) on a list, all or none; again, it adds nothing."""
     why = Why(maker_or_user(options.actor), options.reason)
     with listing_in(options.data_dir) as (conn, keys):
-        targets = list(_targets(options.file, keys))
+        targets = _targets(options.file, keys)
         made = listing.add(conn, options.name, options.program, targets, until_of(options.days), why)
     say(f"{len(made):,} of {len(targets):,} rows are new on list {escape(options.name)}")
 
 
-def _targets(file: Path, keys: Keys) -> Iterator[Target]:
+def _targets(file: Path, keys: Keys) -> list[Target]:
+    try:
+        return list(_rows(file, keys))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CommandError(f"{file} can't be read: {error}", "save it as CSV in UTF-8, readable for you") from error
+
+
+def _rows(file: Path, keys: Keys) -> Iterator[Target]:
     with file.open(encoding="utf-8-sig", newline="") as opened:
         rows = csv.DictReader(opened)
         if not {"kind", "value"} <= set(rows.fieldnames or ()):

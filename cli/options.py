@@ -6,6 +6,7 @@ import getpass
 import inspect
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -60,6 +61,21 @@ def maker_or_user(name: str | None) -> str:
     if who.lower().startswith(OURS):
         raise CommandError(f"{who!r} is a name of the product's own", "give the name of the person who does it")
     return who
+
+
+def version_of(given: str) -> int | None:
+    """The number of a version, where not a file is given."""
+    return int(given) if given.isascii() and given.isdigit() else None
+
+
+def document_of(path: Path) -> str:
+    """The text of a file that a person names. CommandError if it can't be read."""
+    if not path.is_file():
+        raise CommandError(f"there is no file {path}", "give a policy file, or the number of a version")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} can't be read: {error}", "save it as text in UTF-8, readable for you") from error
 
 
 def zone_of(name: str) -> ZoneInfo:

@@ -17,7 +17,7 @@ from cli.backtest import step_error
 from cli.context import DataDir, database, err, out, say, settings_of
 from cli.errors import FOUND, CommandError
 from cli.holds import moment
-from cli.options import maker_or_user
+from cli.options import document_of, maker_or_user, version_of
 from config.policy import load_policy
 from config.templates import template_text, templates
 from detectors.policy import PolicyRefused, Problem
@@ -125,7 +125,7 @@ def draft(
     """Keep a document as the next version, not in force; only its `version` line is set to the new number."""
     with changing(data_dir) as conn:
         try:
-            version = policies.draft(conn, file.read_text(encoding="utf-8"), maker_or_user(actor), reason)
+            version = policies.draft(conn, document_of(file), maker_or_user(actor), reason)
         except PolicyRefused as refused:
             raise CommandError(str(refused.problems[0]), "correct the document") from refused
     say(f"drafted version {version}; next: pointguard policy validate {version}")
@@ -138,9 +138,10 @@ def validate(
     data_dir: DataDir = None,
 ) -> None:
     """Check a document as workers would: every mistake with line, column, rule and remedy."""
-    if given.isdigit():
+    version = version_of(given)
+    if version is not None:
         with changing(data_dir) as conn:
-            problems = policies.validate(conn, int(given), maker_or_user(actor))
+            problems = policies.validate(conn, version, maker_or_user(actor))
     else:
         problems = _problems(Path(given))
     tell(problems)
@@ -150,10 +151,8 @@ def validate(
 
 
 def _problems(path: Path) -> tuple[Problem, ...]:
-    if not path.is_file():
-        raise CommandError(f"there is no file {path}", "give a policy file, or the number of a version")
     try:
-        load_policy(path.read_text(encoding="utf-8"))
+        load_policy(document_of(path))
     except PolicyRefused as refused:
         return refused.problems
     return ()

@@ -94,6 +94,8 @@ _HEAD = Text(
     zh="{outcome}：风险分 {score}（{hold} 起冻结，{reject} 起拒绝），策略版本 {policy}，模型版本 {model}。",
 )
 _NO_MODEL = {"en": "none", "zh": "无"}
+_NO_FLOOR = {LIST_ALLOW, LIST_WATCH}
+"""What sets none, even where it adds nothing: an allow-list has nothing to take back."""
 _FLOOR = {"en": "floor", "zh": "底线"}
 _RULES = EFFECTLESS | {"rule"}
 """Kinds of reasons that a rule gives; all others have a text here, whatever a rule is called."""
@@ -156,7 +158,8 @@ def _added(reason: Reason, lang: Language) -> str:
         return _in(_EFFECTLESS[reason.kind], lang)
     if reason.kind == "ledger":
         return ""
-    return f"{reason.contribution:+.2f}" if reason.contribution else _FLOOR[lang]
+    adds = reason.contribution != 0.0 or reason.code in _NO_FLOOR
+    return f"{reason.contribution:+.2f}" if adds else _FLOOR[lang]
 
 
 def _in(text: Text, lang: Language) -> str:

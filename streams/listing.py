@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from detectors.entity import Keys, canonical_ip
 from detectors.event import Event
 from detectors.register import (
+    ALL_PROGRAMS,
     FOR_EVER,
     LIST_KINDS,
     RECEIVER,
@@ -36,8 +37,8 @@ from ledger.chain_store import Act, record
 
 SNOOZE_MOST = timedelta(days=180)
 ENTRIES_MOST = 1_000_000
-SHOWN_ADDRESSES_MIN = 256
-"""A network of so many addresses names nobody, and is shown as it is."""
+SHOWN_PREFIX_MOST = {4: 24, 6: 40}
+"""A network of so many lines names nobody, and is shown as it is: a line has one address of IPv4, and a /48 of IPv6."""
 _PSEUDONYMOUS = frozenset({"device", "ip", "payment"})
 _SHOWN_DIGITS = 12
 
@@ -75,6 +76,8 @@ UPDATE rule_snooze SET ended_at = clock_timestamp(), ended_by = :actor, ended_re
 _SNOOZES = text("""
 SELECT * FROM rule_snooze WHERE (:ended OR (ended_at IS NULL AND until > now()))
    AND (CAST(:rule AS text) IS NULL OR rule = :rule) ORDER BY snooze_id DESC LIMIT :limit""")
+_OPEN = text("SELECT count(*) FROM list_entry WHERE removed_at IS NULL")
+_PROGRAM = text("SELECT 1 FROM program WHERE program = :program")
 _LIVE_ENTRIES = text("""
 SELECT e.entry_id, e.list, l.tier, e.program, e.kind, e.prefix, e.value, e.shown,
        (date_part('epoch', e.until) * 1000)::bigint AS until_ms
@@ -111,8 +114,8 @@ def target_of(kind: str, value: str, keys: Keys) -> Target:
     if kind not in LIST_KINDS:
         raise ListingError(f"{kind!r} is no kind of entity; take one of {', '.join(LIST_KINDS)}")
     value = value.strip()
-    if not 1 <= len(value) <= 128:  # noqa: PLR2004  # as long as any name in an event
-        raise ListingError(f"a {kind} has 1 to 128 characters; give its name as events carry it")
+    if not 1 <= len(value) <= 128 or "\0" in value:  # noqa: PLR2004  # as long as any name in an event
+        raise ListingError(f"{kind}: a value has 1 to 128 characters, none of them NUL; give it as events carry it")
     if kind == "device":
         return _pseudonymous(kind, keys.device(value))
     if kind == "payment":
@@ -137,8 +140,8 @@ def _network(value: str, keys: Keys) -> Target:
         return _pseudonymous("ip", keys.ip(str(network.network_address)))
     pseudonym = keys.network(str(network.network_address), network.prefixlen)
     if pseudonym is None:
-        raise ListingError(f"the prefix of {value!r} is too long; at most {network.max_prefixlen}")
-    wide = network.num_addresses >= SHOWN_ADDRESSES_MIN
+        raise ListingError(f"{value!r} is a network of IPv4 in the notation of IPv6; write it as 203.0.113.0/24")
+    wide = network.prefixlen <= SHOWN_PREFIX_MOST[network.version]
     shown = str(network) if wide else f"{_hidden(pseudonym)} /{network.prefixlen}"
     return Target("ip", network.prefixlen, pseudonym, shown)
 
@@ -153,6 +156,7 @@ def _hidden(pseudonym: bytes) -> str:
 
 def create_list(conn: Connection, name: str, tier: str, why: Why) -> None:
     """Make a list. Raises ListingError if there is one of that name, or name or tier can't be."""
+    _check(why)
     said = {"name": name, "tier": tier, "note": why.reason, "actor": why.actor}
     try:
         with conn.begin_nested():
@@ -174,6 +178,10 @@ def add(
 
     What stands there already stays as it is and gets no number, so the same file may be imported again.
     """
+    _known(conn, program)
+    # Beyond this no worker would read the lists again, nor start.
+    if conn.execute(_OPEN).scalar_one() + len(targets) > ENTRIES_MOST:
+        raise ListingError(f"lists hold at most {ENTRIES_MOST:,} entries, expired ones too; remove some")
     said = {
         "list": name, "program": program, "until": until, "reason": why.reason, "actor": why.actor,
         "kinds": [target.kind for target in targets], "prefixes": [target.prefix for target in targets],
@@ -193,6 +201,7 @@ def add(
 
 def remove(conn: Connection, number: int, why: Why) -> None:
     """End an entry. Raises ListingError if there is none, or it has ended."""
+    _check(why)
     row = conn.execute(_REMOVE, {"number": number, "actor": why.actor, "reason": why.reason}).one_or_none()
     if row is None:
         raise ListingError(f"there is no entry {number} that still counts; see `pointguard lists show`")
@@ -232,6 +241,7 @@ def snooze(conn: Connection, rule: str, program: str, target: Target, until: dat
     """Silence one rule for one entity until a time, at most 180 days away; the snooze's number. Raises ListingError."""
     if target.kind not in SNOOZE_KINDS or target.prefix:
         raise ListingError(f"a rule is snoozed for one {', '.join(SNOOZE_KINDS)}; a network goes on a list")
+    _known(conn, program)
     said = {
         "rule": rule, "program": program, "kind": target.kind, "value": target.value, "shown": target.shown,
         "until": until, "reason": why.reason, "actor": why.actor,
@@ -248,6 +258,7 @@ def snooze(conn: Connection, rule: str, program: str, target: Target, until: dat
 
 def end_snooze(conn: Connection, number: int, why: Why) -> None:
     """End a snooze before its time. Raises ListingError if there is none."""
+    _check(why)
     row = conn.execute(_END_SNOOZE, {"number": number, "actor": why.actor, "reason": why.reason}).one_or_none()
     if row is None:
         raise ListingError(f"there is no snooze {number} that still counts; see `pointguard snooze list`")
@@ -259,10 +270,22 @@ def snoozes(conn: Connection, rule: str | None, *, ended: bool, limit: int) -> S
     return conn.execute(_SNOOZES, {"rule": rule, "ended": ended, "limit": limit}).all()
 
 
+def _known(conn: Connection, program: str) -> None:
+    """Refuse a programme that does not exist: what is said of it would count nowhere."""
+    if program != ALL_PROGRAMS and conn.execute(_PROGRAM, {"program": program}).one_or_none() is None:
+        raise ListingError(f"there is no programme {program!r}; see `pointguard program list`, or leave it out for all")
+
+
+def _check(why: Why) -> None:
+    """Refuse what ends without a reason: rows are ended by an update, of which the tables check nothing."""
+    if not why.actor.strip() or not why.reason.strip():
+        raise ListingError("an actor and a reason are needed; say who does it, and why")
+
+
 _REMEDIES: Mapping[str, str] = {
     "list_pkey": "there is one of that name; take another name",
     "list_name_check": "a name is lower-case letters, digits and _; begin with a letter, at most 41",
-    "list_tier_check": "the tier is allow, block, final, watch or plain",
+    "list_tier_check": "there is no such tier; take allow, block, final, watch or plain",
     "list_entry_list_fkey": "there is no such list; see `pointguard lists show`",
     "list_entry_reason_check": "a reason is needed; say why in up to 500 characters",
     "list_entry_added_by_check": "an actor is needed; say who does it",

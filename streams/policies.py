@@ -15,7 +15,9 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import IntegrityError
 
-from config.policy import load_policy, parse_policy, renumbered
+from config.places import located
+from config.policy import compose, load_policy, parse_policy, renumbered
+from detectors.expression import parse
 from detectors.policy import Policy, PolicyRefused, Problem
 from ledger.chain_store import Act, record
 from streams.acts import policy_activated
@@ -35,6 +37,9 @@ SELECT version FROM policy WHERE NOT active AND activated_at IS NOT NULL ORDER B
 _BACKTEST = text("""
 INSERT INTO backtest (version, made_by, program, since, until, events, report)
 VALUES (:version, :actor, :program, :since, :until, :events, CAST(:report AS json)) RETURNING backtest_id""")
+_IN_VAIN = text("""
+SELECT coalesce(max(events), 0) = 0 AND EXISTS (SELECT 1 FROM decision WHERE features IS NOT NULL)
+  FROM backtest WHERE version = :version""")
 _LATEST = text("""
 SELECT backtest_id, made_by, made_at, program, since, until, events, report::text AS report
   FROM backtest WHERE version = :version ORDER BY backtest_id DESC LIMIT 1""")
@@ -51,6 +56,7 @@ SELECT pause_id, version, rule, since, hits, events, expected, why, resumed_at, 
 _RESUME = text("""
 UPDATE rule_pause SET resumed_at = clock_timestamp(), resumed_by = :actor, resumed_reason = :reason
  WHERE rule = :rule AND resumed_at IS NULL RETURNING version""")
+_LISTS = text("SELECT name FROM list")
 _USE = text("""
 SELECT rule, sum(events) AS events, sum(hits) AS hits, sum(shadow) AS shadow, sum(snoozed) AS snoozed,
        sum(points) AS points FROM rule_use WHERE version = :version GROUP BY rule ORDER BY rule""")
@@ -58,6 +64,7 @@ SELECT rule, sum(events) AS events, sum(hits) AS hits, sum(shadow) AS shadow, su
 FRESH = timedelta(minutes=2)
 """A worker that has not reported for so long counts as gone."""
 NAME_MAX = 128
+_MAKE_LIST = "there is no such list, see `pointguard lists show`; make it with `pointguard lists create`"
 
 
 class PolicyStepError(ValueError):
@@ -102,8 +109,23 @@ def validate(conn: Connection, version: int, actor: str) -> Sequence[Problem]:
     if policy.version != version:
         _step(conn, version, "refused", actor, f"the document says version {policy.version}")
         return [Problem("version", "wrong_version", f"the document says {policy.version}: draft it again")]
+    if missing := _missing_lists(conn, policy):
+        missing = located(compose(row.document), row.document, missing)
+        _step(conn, version, "refused", actor, "; ".join(map(str, missing))[:2000])
+        return missing
     _step(conn, version, "validated", actor, "")
     return ()
+
+
+def _missing_lists(conn: Connection, policy: Policy) -> list[Problem]:
+    """Lists that rules read and nobody made: nothing would ever stand on them. TIERS are lists, too."""
+    known = {f"lists.{name}" for name in conn.execute(_LISTS).scalars()}
+    return [
+        Problem(f"rules[{place}].expression", "unknown_list", f"{token.text!r}: {_MAKE_LIST}", rule.id, token.at)
+        for place, rule in enumerate(policy.rules)
+        for token in parse(rule.expression, rule.limit).tokens
+        if token.kind == "name" and token.text.startswith("lists.") and token.text not in known
+    ]
 
 
 def keep_backtest(conn: Connection, version: int, actor: str, period: Period, report: msgspec.Struct) -> int:
@@ -139,6 +161,8 @@ def approve(conn: Connection, version: int, actor: str, reason: str) -> None:
         raise PolicyStepError(f"version {version} was not validated; run `pointguard policy validate {version}`")
     if not done & {"backtested"}:
         raise PolicyStepError(f"version {version} was not backtested; run `pointguard policy backtest {version}`")
+    if conn.execute(_IN_VAIN, {"version": version}).scalar_one():
+        raise PolicyStepError(f"version {version} was backtested over no events; run it over a period that has some")
     try:
         with conn.begin_nested():
             conn.execute(_APPROVE, {"version": version, "actor": actor})

@@ -262,6 +262,17 @@ def test_what_is_expected_of_a_rule(desk: Desk) -> None:
         assert expected_shares(conn, 1) == {"large": 0.5, "vip_only": 0.01}
 
 
+def test_lists_never_outgrow_what_workers_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be too much is refused where it is added: a worker that cannot read the lists could not start."""
+    monkeypatch.setattr("streams.listing.ENTRIES_MOST", 2)
+    put(desk, "block", "account", "ann")
+    put(desk, "watch", "account", "ann")
+    with pytest.raises(ListingError, match="at most 2 entries"):
+        put(desk, "block", "account", "bob")
+    desk.stages.catalog.refresh()
+    assert desk.count("list_entry") == 2
+
+
 def test_what_cannot_be_read_is_read_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that fails half-way takes over nothing, and the next one takes over all: no policy is ever missed."""
     catalog = desk.stages.catalog

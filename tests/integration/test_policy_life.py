@@ -144,6 +144,35 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
     assert run("policy", "draft", str(tmp_path), "--reason", "r")[0] == 2
 
 
+def test_a_backtest_over_nothing_does_not_count(run: Command, tmp_path: Path) -> None:
+    """Where events are stored, approval asks for a backtest that looked at some."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(STRICTER)
+    run("policy", "draft", str(file), "--reason", "r", "--actor", "ann")
+    run("policy", "validate", "2")
+    assert run("policy", "backtest", "2", "--from", "2001-01-01", "--to", "2001-01-02")[0] == 0
+    code, said = run("policy", "approve", "2", "--reason", "r", "--actor", "bob")
+    assert (code, "over no events" in said) == (2, True)
+    assert run("policy", "backtest", "2")[0] == 0
+    assert run("policy", "approve", "2", "--reason", "r", "--actor", "bob")[0] == 0
+
+
+def test_a_list_that_nobody_made_is_a_mistake(run: Command, tmp_path: Path) -> None:
+    """A rule that reads it would never fire; a version is valid once the list is there."""
+    file = tmp_path / "policy.yaml"
+    document = STRICTER.replace("velocity.account.peers_24h >= limit", "lists.block == 0 && lists.vips > 0.0")
+    file.write_text(document)
+    line = 1 + document[: document.index("lists.vips")].count("\n")
+    run("policy", "draft", str(file), "--reason", "r", "--actor", "ann")
+    code, said = run("policy", "validate", "2")
+    assert (code, said.startswith(f"line {line}, column 37: rule mule_fan_in, rules[5].expression: unknown_list")) == (
+        1,
+        True,
+    )
+    assert run("lists", "create", "vips", "--reason", "guests")[0] == 0
+    assert run("policy", "validate", "2")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
@@ -158,12 +187,38 @@ def test_mistakes_have_line_and_column(run: Command, tmp_path: Path) -> None:
         (("backtest", "nothing.yaml"), "give a policy file"),
         (("backtest", "1", "--from", "yesterday"), "2026-03-01"),
         (("backtest", "1", "--from", "2026-03-02", "--to", "2026-03-01"), "give --from below --to"),
+        (("lists", "add", "block", "account", "m-1", "--program", "other", "--reason", "r"), "program list"),
+        (("lists", "add", "block", "ip", "::ffff:203.0.113.0/120", "--reason", "r"), "203.0.113.0/24"),
+        (("lists", "create", "vip", "--tier", "vip", "--reason", "r"), "there is no such tier"),
+        (("lists", "create", "vip", "--reason", " "), "say who does it, and why"),
+        (("lists", "remove", "1", "--reason", " "), "say who does it, and why"),
+        (("snooze", "add", "rapid_repeat", "account", "m-1", "--program", "other", "--reason", "r"), "program list"),
+        (("snooze", "end", "1", "--reason", " "), "say who does it, and why"),
     ],
 )
 def test_what_cannot_be_done_says_what_can(run: Command, arguments: tuple[str, ...], remedy: str) -> None:
     """Two lines and the exit code of a wrong request."""
     code, said = run(*arguments)
     assert (code, remedy in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("policy", "validate"),
+        ("policy", "draft", "--reason", "r"),
+        ("backtest",),
+        ("lists", "import", "watch", "--reason", "r"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_in_words(run: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """One of another encoding is no defect of ours; neither is a digit that is no number, nor a cell without an end."""
+    file = tmp_path / "file"
+    for content in ("version: 1 # 拦截".encode("gb18030"), b'kind,value\naccount,"' + 200_000 * b"x"):
+        file.write_bytes(content)
+        code, said = run(*arguments, str(file))
+        assert (code > 0, "Traceback" in said) == (True, False)
+    assert run("policy", "validate", "²")[0] == 2
 
 
 def test_lists_and_snoozes_by_command(run: Command, tmp_path: Path) -> None:
@@ -185,6 +240,8 @@ def test_lists_and_snoozes_by_command(run: Command, tmp_path: Path) -> None:
     file.write_text("kind,value\nip,nonsense\n")
     code, said = run("lists", "import", "watch", str(file), "--reason", "tip")
     assert (code, "line 2" in said) == (2, True)
+    file.write_text("kind,value\naccount,m\0\n")
+    assert run("lists", "import", "watch", str(file), "--reason", "tip")[0] == 2
     assert run("lists", "create", "vip", "--reason", "guests")[0] == 0
     assert "203.0.113.0/24" in run("lists", "show", "watch")[1]
     assert "guests" in run("lists", "show")[1]

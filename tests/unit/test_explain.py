@@ -77,6 +77,15 @@ def test_every_default_rule_has_both_languages(lang: Language) -> None:
         assert any("一" <= character <= "鿿" for character in text) == (lang == "zh")
 
 
+def test_an_allow_list_sets_no_floor() -> None:
+    """Where it has nothing to take back it adds nothing, and a block-list beside it would set one."""
+    reasons = (Reason(code="list_allow", kind="list", value=3.0), Reason(code="list_final", kind="list", value=4.0))
+    decision = Decision(
+        outcome="reject", score=0.1, reasons=reasons, suspicious=False, policy_version=1, model_version=None
+    )
+    assert [line.split()[0] for line in describe(decision, POLICY, "en")[1:]] == ["+0.00", "floor"]
+
+
 def test_a_decision_in_words() -> None:
     """Verdict and versions first, then each reason with what it added, then what had no effect, in both languages."""
     policy = parse_policy(default_policy_text())

@@ -73,6 +73,7 @@ def test_off_is_a_word() -> None:
         ("version: 1", "version: &a 1\nbase: *a", ("$", "not_yaml", None)),
         ("version: 1", "version: !!python/object/apply:os.system [date]", ("$", "not_yaml", None)),
         ("version: 1", "version: [", ("$", "not_yaml", None)),
+        ("version: 1", "version: 1\n? [version]\n: 1", ("$", "not_yaml", None)),
     ],
 )
 def test_a_mistake_is_named(old: str, new: str, problem: tuple[str, str, str | None]) -> None:

@@ -63,6 +63,14 @@ def test_a_woken_account_is_held_and_a_member_with_a_new_phone_is_not(policy: Co
     assert outcomes([*joined, event(2 * DAY, "redeem", "c", points=90, device="own")], policy) == [APPROVED] * 2
 
 
+def test_who_borrows_a_new_phone_has_not_woken(policy: CompiledPolicy) -> None:
+    """Somebody else's device has more events than the member: all that happened on it was not the member's doing."""
+    borrower = [event(day * DAY, "earn", "b", points=40 + day, store="s") for day in range(3)]
+    owner = [event(4 * DAY + hour * 60, "login", "a", device="new") for hour in range(4)]
+    redeem = event(5 * DAY, "redeem", "b", points=60, device="new")
+    assert outcomes([*borrower, *owner, redeem], policy) == [APPROVED] * 4
+
+
 def test_points_passed_on_are_held_away_from_a_till(policy: CompiledPolicy) -> None:
     """950 of 1,000 points that came ten minutes ago: held; at a till, later, or of another size: not."""
     came = event(0, "earn", "a", points=1_000, device="d")

@@ -120,10 +120,12 @@ def test_what_cannot_stand_on_a_list(kind: str, value: str, remedy: str) -> None
 
 
 def test_what_is_shown_of_an_entity() -> None:
-    """Names as they are; devices, addresses and small networks hidden; a network of 256 addresses as it is."""
+    """Names as they are; devices, addresses and small networks hidden; a network of 256 lines as it is."""
     assert target_of("store", "s-1", KEYS).shown == "s-1"
     assert target_of("ip", "203.0.113.0/24", KEYS).shown == "203.0.113.0/24"
-    for kind, value in (("device", "d-1"), ("ip", "203.0.113.7"), ("ip", "203.0.113.0/28")):
+    assert target_of("ip", "2001:db8::/40", KEYS).shown == "2001:db8::/40"
+    addresses = ("203.0.113.7", "203.0.113.0/28", "2001:db8:0:7::/64", "2001:db8:7::/48")
+    for kind, value in (("device", "d-1"), *(("ip", address) for address in addresses)):
         shown = target_of(kind, value, KEYS).shown
         assert shown.startswith("…")
         assert value.split("/")[0] not in shown
