@@ -8,10 +8,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from detectors.decision import is_trusted
+from detectors.decision import CompiledPolicy, is_trusted
 from detectors.entity import Keys
-from detectors.explain import describe
-from detectors.policy import Policy, Training
+from detectors.explain import Language, describe
+from detectors.policy import Training
 from ledger.arrays import bigints, run, texts, timestamps
 from streams.decisions import Decided
 from streams.messages import AlertMessage, DecisionMessage, alert_message, decision_message
@@ -34,7 +34,9 @@ class Outgoing:
     alerts: str
 
 
-def messages(decided: Sequence[Decided], topics: Outgoing, at: datetime, policy: Policy | None = None) -> list[Message]:
+def messages(
+    decided: Sequence[Decided], topics: Outgoing, at: datetime, policy: CompiledPolicy | None = None
+) -> list[Message]:
     """One message a decision, and an alert, told in the words of `policy`, for each new hold and suspicious fact."""
     made = [decision_message(topics.decisions, _decision(row, at)) for row in decided]
     made += [
@@ -126,7 +128,7 @@ def _decision(row: Decided, at: datetime) -> DecisionMessage:
     )
 
 
-def _alert(alert: str, row: Decided, at: datetime, policy: Policy | None) -> AlertMessage:
+def _alert(alert: str, row: Decided, at: datetime, policy: CompiledPolicy | None) -> AlertMessage:
     return AlertMessage(
         alert=alert,
         at=at,
@@ -136,6 +138,13 @@ def _alert(alert: str, row: Decided, at: datetime, policy: Policy | None) -> Ale
         hold_id=row.decision_id if row.outcome == "hold" else None,
         points=getattr(row.event, "points", None),
         score=row.decision.score if row.decision else None,
-        why_en=describe(row.decision, policy, "en") if row.decision and policy else (),
-        why_zh=describe(row.decision, policy, "zh") if row.decision and policy else (),
+        why_en=_why(row, policy, "en"),
+        why_zh=_why(row, policy, "zh"),
     )
+
+
+def _why(row: Decided, policy: CompiledPolicy | None, lang: Language) -> tuple[str, ...]:
+    if row.decision is None or policy is None:
+        return ()
+    features = None if row.features is None else dict(zip(policy.layout.names, row.features.tolist(), strict=True))
+    return describe(row.decision, policy.policy, lang, features)

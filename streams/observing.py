@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, text
 from detectors.entity import Keys
 from detectors.layout import Floats, Layout
 from detectors.velocity import HistoryRow, Observations, Observed, history, observations
-from detectors.velocity_names import KINDS, Coverage, demand_of
+from detectors.velocity_names import KINDS, LATE_MS, Coverage, demand_of
 from streams.errors import dependency_down, described
 from streams.records import Incoming
 from streams.velocity_epoch import Epoch
@@ -184,7 +184,7 @@ class Observer:
         """Append the history of some kinds, oldest first; how many events there were."""
         rows, after = 0, 0
         while True:
-            chunk, after = await asyncio.to_thread(self._read_chunk, conn, after, missing.longest_ms / 1000)
+            chunk, after = await asyncio.to_thread(self._read_chunk, conn, after, (missing.longest_ms + LATE_MS) / 1000)
             if not chunk:
                 return rows
             await self._store.rebuild(history(chunk, self._keys, missing.kinds), missing)

@@ -32,10 +32,10 @@ from alerts.metrics import (
     VELOCITY_COLD,
     Metrics,
 )
+from detectors.decision import CompiledPolicy
 from detectors.entity import Keys
 from detectors.event import points_of
 from detectors.layout import Floats
-from detectors.policy import Policy
 from ledger.chain_cover import Cover
 from streams import decisions, effects, endings, inbox, outbox, quarantine
 from streams.breaking import RuleWatch
@@ -122,7 +122,7 @@ class Committed:
     letters: tuple[DeadLetter, ...]
     duplicates: int
     ended: tuple[Ending, ...] = ()
-    policy: Policy | None = None
+    policy: CompiledPolicy | None = None
     """What decided them; None where nothing was decided."""
 
 
@@ -285,7 +285,7 @@ class Pipeline:
         decided = judged.decided
         rows = self._store(conn, decided, prepared.judge, now)
         cover.add_decisions((row.decision_id for row in decided), rows)
-        policy = prepared.judge.policy.policy
+        policy = prepared.judge.policy
         return Committed(tuple(decided), tuple(letters), len(duplicates), tuple(judged.endings), policy)
 
     def _store(

@@ -80,7 +80,7 @@ class Trainer:
         if last < known:
             raise StateDiffers(
                 f"the label log ends at row {last}, but up to row {known} it was learned already: restore the log, or "
-                "delete snapshots and checkpoints to start anew"
+                "delete the newest snapshot and all checkpoints to start anew"
             )
         if self._is_alike() and self._learner.seq >= self._target["last_seq"]:
             self._published_learned = self._target["learned"]
@@ -130,7 +130,7 @@ class Trainer:
         if self._target.get("state") != self._learner.digest():
             raise StateDiffers(
                 f"row {self._learner.seq} of the label log gives another state than snapshot {self._version}: "
-                "restore the log, or delete snapshots and checkpoints to start anew"
+                "restore the log, or delete the newest snapshot and all checkpoints to start anew"
             )
         self._published_learned = self._learner.learned
 

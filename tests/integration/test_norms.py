@@ -100,3 +100,14 @@ def test_a_worker_stores_the_comparison_with_the_decision(desk: Desk) -> None:
         stored = conn.execute(text("SELECT features FROM decision WHERE event_id = 'big'")).scalar_one()
     value = np.frombuffer(bytes(stored), dtype="<f8")[layout.index["account.times_usual_day"]]
     assert value == pytest.approx(3.2)
+
+
+def test_an_alert_compares_with_the_norm(desk: Desk) -> None:
+    """Whoever is told of a hold reads how the event stands beside its account's norm, in both languages."""
+    with desk.engine.begin() as conn:
+        norms.follow(conn, [replace(row(seq, "rich", 1_000.0), program=LIVE) for seq in range(1, 9)])
+    desk.send(event(id="big", account="rich", points=5_000), event(id="new", account="poor", points=5_000))
+    first, second = [said for said in desk.said("points.alerts") if said["alert"] == "hold_opened"]
+    assert first["why_en"][-1] == "5.0 × this account's usual day, 5.0 × its usual points."
+    assert first["why_zh"][-1] == "是该账户平日的 5.0 倍、平时单笔的 5.0 倍。"
+    assert "large" in second["why_en"][-1]

@@ -72,21 +72,22 @@ def test_a_flushed_store_is_rebuilt_to_the_same_values(desk: Desk, redis_url: st
 
 
 def test_a_live_programme_is_rebuilt_by_the_databases_clock(desk: Desk, redis_url: str) -> None:
-    """Of a live programme the last 7 days before now are put back, and nothing older."""
+    """Of a live programme the last 7 days before now are put back, and what one that comes late sees; nothing older."""
     now_ms = int(desk.one("SELECT extract(epoch FROM now())") * 1000)
 
-    def happened(event_id: str, days: int) -> ConsumerRecord[bytes, bytes]:
-        at_ms = now_ms - days * 86_400_000
+    def happened(event_id: str, hours: int, seen_hours: int | None = None) -> ConsumerRecord[bytes, bytes]:
+        at_ms = now_ms - hours * 3_600_000
         at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
-        return desk.part.record(event(id=event_id, device="d-1", occurred_at=at), time_ms=at_ms)
+        seen_ms = at_ms if seen_hours is None else now_ms - seen_hours * 3_600_000
+        return desk.part.record(event(id=event_id, device="d-1", occurred_at=at), time_ms=seen_ms)
 
-    for days in (8, 6, 0):
-        desk.deliver([happened(f"e-{days}", days)])
+    for hours in (9 * 24, 7 * 24 + 12, 6 * 24, 0):
+        desk.deliver([happened(f"e-{hours}", hours)])
     flush(redis_url)
-    assert desk.run(desk.stages.observer.warm_up()) == 2
-    prepared = desk.prepare([happened("p", 0)])
-    assert velocity_of(prepared, "device.count_24h") == [1.0]
-    assert velocity_of(prepared, "device.count_7d") == [2.0]
+    assert desk.run(desk.stages.observer.warm_up()) == 3
+    prepared = desk.prepare([happened("p", 0), happened("late", 20, seen_hours=0)])
+    assert velocity_of(prepared, "device.count_24h") == [1.0, 0.0]
+    assert velocity_of(prepared, "device.count_7d") == [2.0, 2.0]
 
 
 def test_the_rebuild_takes_as_many_rounds_as_it_needs(

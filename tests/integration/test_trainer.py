@@ -203,6 +203,20 @@ def test_a_changed_log_is_noticed(engine: Engine, change: str, message: str) -> 
         drain(Trainer(engine, KEY, Metrics(), PARAMS))
 
 
+def test_a_log_that_was_changed_for_good_is_learned_anew(engine: Engine) -> None:
+    """As the runbook says: without checkpoints and the newest snapshot; the others stay, as decisions name them."""
+    fill(engine, 1, 400)
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    *kept, newest = versions(engine)
+    forget_checkpoints(engine)
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE label_log SET label = 1 WHERE seq = 7"))
+        conn.execute(text("DELETE FROM model_snapshot WHERE version = :newest"), {"newest": newest})
+    drain(Trainer(engine, KEY, Metrics(), PARAMS))
+    assert kept
+    assert versions(engine)[: len(kept) + 1] == [*kept, newest + 1]
+
+
 def test_a_log_that_lost_its_end_is_noticed_with_a_checkpoint_too(engine: Engine) -> None:
     """Rows that a checkpoint has learned must be there."""
     fill(engine, 1, 180)
