@@ -79,12 +79,14 @@ class Observer:
         observed = [Observed(event, moments[i][0]) for i in seen if (event := records[i].event) is not None]
         self._recent.append(observed)
         batch = self._observations(observed, demand.coverage)
+        known = self._store.epoch
         velocity = await self._store.observe(batch, demand)
         behind = False
-        if velocity.cold and await self._epoch_is_new():
-            # Another worker has made the store warm since this one last looked. The same batch adds nothing; but it
-            # came before the batches that were put back, so it does not see them.
-            behind = len(self._recent) > 1
+        if velocity.cold and await self._epoch_is_new(known):
+            # A worker that has just started did not know the store yet: the same batch adds nothing. Or another worker
+            # has made it anew since this one last looked: this batch came before those that were put back, and does
+            # not see them.
+            behind = known is not None and len(self._recent) > 1
             velocity = await self._store.observe(self._observations(observed, demand.coverage), demand)
         values[np.array(seen, dtype=np.intp)] = velocity.values
         return values, velocity.cold or behind
@@ -135,9 +137,11 @@ class Observer:
         epoch, demanded = self._store.epoch, demand_of(self._wanted().velocity).coverage
         return epoch is None or bool(epoch.coverage.lacks(demanded)) or await self._store.is_cold()
 
-    async def _epoch_is_new(self) -> bool:
-        """Look whether PostgreSQL names another epoch than this worker knows, and take it over."""
-        known = self._store.epoch
+    async def _epoch_is_new(self, known: Epoch | None) -> bool:
+        """Take over the epoch that PostgreSQL names; whether it is another than `known`, which a batch was read under.
+
+        It may have been taken over while that batch was on its way.
+        """
         await self._adopt(await asyncio.to_thread(self._read_epoch))
         return self._store.epoch != known
 
