@@ -10,6 +10,9 @@ from aiokafka import ConsumerRecord
 from sqlalchemy import create_engine, text
 
 from alerts.metrics import VELOCITY_COLD
+from detectors.layout import Floats
+from detectors.velocity import Observations, Velocity
+from detectors.velocity_names import Demand
 from streams.observing import Observer, stored_epoch
 from streams.velocity_store import RedisVelocityStore, VelocityUnavailableError
 from tests.integration.pipeline_desk import NOW_MS, POLICY, SIMULATION, WATCHED, Desk, activate, event, velocity_of
@@ -367,3 +370,24 @@ def test_a_worker_that_starts_beside_a_warm_store_holds_nothing(desk: Desk, redi
     _, cold = desk.run(late.observe(prepared.records, [(NOW_MS, NOW_MS)], prepared.judge.policy.layout))
     desk.run(store.close())
     assert not cold
+
+
+def test_a_worker_that_starts_with_several_batches_holds_nothing(desk: Desk, redis_url: str) -> None:
+    """Neither a second batch on its way nor a look at the store at the same moment makes the first one cold."""
+    store = RedisVelocityStore.connect(redis_url, None)
+    late, asked = observer_of(desk, store), store.observe
+
+    async def asked_while_somebody_looks(batch: Observations, demand: Demand) -> Velocity:
+        velocity = await asked(batch, demand)
+        await late.warm_up()
+        return velocity
+
+    store.observe = asked_while_somebody_looks  # type: ignore[method-assign]  # the race, made certain
+    prepared = desk.prepare(desk.part.records(event(id="w-1", device="one")))
+    told = (prepared.records, [(NOW_MS, NOW_MS)], prepared.judge.policy.layout)
+
+    async def both() -> list[tuple[Floats, bool]]:
+        return list(await asyncio.gather(late.observe(*told), late.observe(*told)))
+
+    assert [cold for _, cold in desk.run(both())] == [False, False]
+    desk.run(store.close())
