@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -43,12 +44,16 @@ def lock_reach(
 
 def completed(conn: Connection, accounts: Accounts, found: Collection[Found], now: Mapping[str, int]) -> Accounts:
     """Add to locked accounts the lots, and the stores' accounts, that taking back what was found may need."""
+    taken: Counter[int] = Counter()
+    for one in found:  # what one takes back may come out of the lots that another would fall back on
+        for account_id in {accounts.members[key].account_id for key in one.keys}:
+            taken[account_id] += one.origin.left
     wanted: dict[int, tuple[Key, int]] = {}
     for one in found:
         if one.origin.inflow:
             key = (one.origin.program, one.origin.account)
             account_id = accounts.members[key].account_id
-            wanted[account_id] = (key, one.origin.left + wanted.get(account_id, (key, 0))[1])
+            wanted[account_id] = (key, taken[account_id])
     members = with_lots(conn, accounts.members, dict(wanted.values()), now)
     stores = {store for one in found for store in one.stores if accounts.terms[store[0]].funding == "store"}
     ids = {**accounts.stores, **(store_accounts(conn, stores) if stores else {})}
